@@ -1,0 +1,64 @@
+"""What an engine is: the one interface between the job runners (worker, command line) and the renderers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from retake_shared.shot import Edit, RenderSettings, Solve
+
+from ..footage import FootageReader
+
+
+@dataclass(frozen=True)
+class RenderRequest:
+    """A whole job in plain data. `solve` and `edit` belong together (`Edit.check_against` has passed)."""
+
+    footage: FootageReader
+    solve: Solve
+    edit: Edit
+    settings: RenderSettings
+
+
+@dataclass(frozen=True)
+class RenderedFrame:
+    """One finished frame of the take.
+
+    index: footage frame number. rgb: (H, W, 3) uint8 sRGB. holes: (H, W) uint8, 255 where the footage shows nothing
+    of this place and the engine had to invent it, 0 elsewhere.
+    """
+
+    index: int
+    rgb: NDArray[np.uint8]
+    holes: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """done of total steps of `stage`, a word or two for the artist ("reading footage", "rendering")."""
+
+    stage: str
+    done: int
+    total: int
+
+
+Report = Callable[[Progress], None]
+"""Called often. Raises `retake_shared.errors.Cancelled` when the user wants the work to stop; engines let it pass."""
+
+
+class Engine(Protocol):
+    """A renderer. Constructing one is cheap; weights load inside `render`."""
+
+    name: str
+    version: str
+
+    def render(self, request: RenderRequest, report: Report) -> Iterator[RenderedFrame]:
+        """Yield the frames of the request's range in order. Same request, same device: same bytes."""
+        ...
+
+    def notes(self) -> tuple[str, ...]:
+        """What the last `render` had to decide, in words for the artist."""
+        ...
