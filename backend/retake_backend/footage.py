@@ -1,0 +1,412 @@
+"""Frame-exact reading of footage (a video file or a folder of images), and writing of pictures and videos.
+
+Frame i is the i-th picture in presentation order, whatever the container says about rates, counts or reordering.
+Pictures are (H, W, 3) uint8 sRGB as displayed: the rotation flag is applied, the pixel aspect ratio is not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from retake_shared.errors import BadFile, RetakeError
+from retake_shared.shot import Footage
+
+Picture = NDArray[np.uint8]
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
+IMAGE_SEQUENCE_FPS = Fraction(24)
+"""The rate of an image folder, which says none of its own."""
+
+_COMMON_RATES = [Fraction(n) for n in (10, 12, 15, 16, 24, 25, 30, 48, 50, 60, 100, 120, 240)]
+_COMMON_RATES += [Fraction(n * 1000, 1001) for n in (24, 30, 48, 60, 120)]
+_CACHE_BYTES = 384 << 20
+_JUMP = 48
+"""How many pictures are decoded on the way to a later one before a seek is tried instead."""
+_KEPT_ON_THE_WAY = 8
+
+
+def probe(path: str | Path, *, with_sha256: bool = False) -> Footage:
+    """What is known of the footage at `path`, its frames counted exactly. Raises BadFile."""
+    with FootageReader(path) as reader:
+        footage = reader.footage
+    return replace(footage, sha256=sha256(path)) if with_sha256 else footage
+
+
+def sha256(path: str | Path) -> str:
+    """Hex digest of a file's bytes, or of a folder's image names and bytes in frame order."""
+    digest = hashlib.sha256()
+    path = Path(path)
+    for file in _images(path) if path.is_dir() else [path]:
+        if path.is_dir():
+            digest.update(file.name.encode())
+        with open(file, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+class FootageReader:
+    """Random and sequential access to the pictures of footage; closes its file on exit. Not for use by two threads.
+
+    footage: what is known of it. notes: in words, what had to be worked around (a damaged end, an uneven rate).
+    Raises BadFile when the file is missing, holds no picture, or is not footage at all.
+    """
+
+    footage: Footage
+    notes: tuple[str, ...]
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.exists():
+            raise BadFile("does not exist.", str(self.path), "Choose the footage again.")
+        still = self.path.suffix.lower() in IMAGE_SUFFIXES
+        self._source: _Images | _Video = _Images(self.path) if self.path.is_dir() or still else _Video(self.path)
+        self.footage = self._source.footage
+        self.notes = tuple(self._source.notes)
+        picture_bytes = self.footage.width * self.footage.height * 3
+        self._room = max(4, _CACHE_BYTES // picture_bytes)
+        self._cache: OrderedDict[int, Picture] = OrderedDict()
+
+    def frame(self, index: int) -> Picture:
+        """Picture `index`, (H, W, 3) uint8 sRGB; read-only, as it may be handed out again.
+
+        Raises BadFile when there is no such picture or it cannot be decoded.
+        """
+        if not 0 <= index < self.footage.frames:
+            raise BadFile(f"frame {index} is not one of its {self.footage.frames}.", str(self.path))
+        if index in self._cache:
+            self._cache.move_to_end(index)
+            return self._cache[index]
+        for at, picture in self._source.pictures_up_to(index):
+            picture.flags.writeable = False
+            self._cache[at] = picture
+            self._cache.move_to_end(at)
+            if len(self._cache) > self._room:
+                self._cache.popitem(last=False)
+        return self._cache[index]
+
+    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Picture]:
+        """Pictures start .. stop - 1 in order."""
+        for index in range(start, self.footage.frames if stop is None else stop):
+            yield self.frame(index)
+
+    def close(self) -> None:
+        """Release the file; the reader cannot be used afterwards."""
+        self._source.close()
+        self._cache.clear()
+
+    def __enter__(self) -> FootageReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+# --- images ---------------------------------------------------------------------------------------------------------
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """Sort key under which frame_9 comes before frame_10."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name.casefold())]
+
+
+def _images(folder: Path) -> list[Path]:
+    files = (f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith("."))
+    return sorted(files, key=lambda f: (_natural(f.name), f.name))
+
+
+def _read_image(path: Path) -> Picture:
+    # imdecode, because imread cannot open every name on Windows.
+    data = np.fromfile(path, np.uint8)
+    picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    if picture is None:
+        raise BadFile("is not a readable image.", str(path), "Remove it from the folder or export it again.")
+    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+class _Images:
+    """A folder of images in natural order, or one image."""
+
+    def __init__(self, path: Path) -> None:
+        self.files = _images(path) if path.is_dir() else [path]
+        if not self.files:
+            raise BadFile("holds no image.", str(path), f"Expected {', '.join(sorted(IMAGE_SUFFIXES))} files.")
+        self.height, self.width = _read_image(self.files[0]).shape[:2]
+        self.footage = Footage(str(path), self.width, self.height, IMAGE_SEQUENCE_FPS, len(self.files))
+        self.notes = [f"Images carry no frame rate; {IMAGE_SEQUENCE_FPS} is assumed."] if path.is_dir() else []
+
+    def pictures_up_to(self, index: int) -> Iterator[tuple[int, Picture]]:
+        picture = _read_image(self.files[index])
+        if picture.shape[:2] != (self.height, self.width):
+            size = f"{picture.shape[1]}x{picture.shape[0]}"
+            raise BadFile(
+                f"is {size} px, the first image {self.width}x{self.height}.",
+                str(self.files[index]),
+                "All images of a folder must have one size.",
+            )
+        yield index, picture
+
+    def close(self) -> None:
+        pass
+
+
+# --- videos ---------------------------------------------------------------------------------------------------------
+
+
+class _Video:
+    """The first video stream of a container.
+
+    `times` holds the presentation time stamp of every picture, in order; it comes from the packets (no decoding) when
+    they are sound and from decoding everything when they are not. A stream without time stamps is read in sequence.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.notes: list[str] = []
+        self._open()
+        try:
+            self.times = self._index()
+            self.order = {time: at for at, time in enumerate(self.times)}
+            first = next(iter(self.pictures_up_to(0)))[1]
+        except BaseException:
+            self.close()
+            raise
+        fps, constant = self._rate()
+        if not constant:
+            self.notes.append("The frame rate is uneven; frames are numbered one by one, as Blender shows them.")
+        self.footage = Footage(str(path), first.shape[1], first.shape[0], fps, len(self.times), "", constant)
+
+    def _open(self) -> None:
+        try:
+            self.container = av.open(str(self.path))
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise BadFile(
+                f"cannot be opened as a video ({error}).", str(self.path), "Export it again, for example as MP4."
+            ) from error
+        if not self.container.streams.video:
+            self.container.close()
+            raise BadFile("holds no video stream.", str(self.path), "Choose a video file.")
+        self.stream = self.container.streams.video[0]
+        self.stream.thread_type = "AUTO"
+        self.position = 0
+        self._decoder = self._decode()
+
+    def close(self) -> None:
+        self.container.close()
+
+    def _decode(self) -> Iterator[Any]:
+        """Frames from where the container stands, past what is damaged."""
+        packets = self.container.demux(self.stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except av.FFmpegError:  # the file ends in the middle: still hand out what the decoder holds
+                packet = None
+            with contextlib.suppress(av.FFmpegError):
+                yield from self.stream.codec_context.decode(packet)
+            if packet is None:
+                return
+
+    def _index(self) -> list[Any]:
+        """Presentation times of all pictures."""
+        times: list[Any] = []
+        keys: list[Any] = []
+        sound = True
+        try:
+            for packet in self.container.demux(self.stream):
+                if packet.size == 0 or packet.is_discard:
+                    continue
+                sound &= packet.pts is not None and not packet.is_corrupt
+                times.append(packet.pts)
+                if packet.is_keyframe:
+                    keys.append(packet.pts)
+        except av.FFmpegError:
+            sound = False
+        sound = sound and len(set(times)) == len(times) > 0 and bool(keys)
+        if sound:
+            times.sort()
+            self.times, self.keys = times, sorted(keys)
+            if self._end_decodes():
+                return times
+        return self._index_by_decoding(len(times))
+
+    def _end_decodes(self) -> bool:
+        """Whether the pictures from the last key picture on come out as the packets promise."""
+        first = self.keys[-1]
+        if len(self.keys) > 1:
+            self._seek(first)
+        else:
+            self._restart()
+        found = [frame.pts for frame in self._decoder if frame.pts is not None and frame.pts >= first]
+        self._restart()
+        return found == [t for t in self.times if t >= first]
+
+    def _index_by_decoding(self, promised: int) -> list[Any]:
+        self._restart()
+        times = [frame.pts for frame in self._decoder]
+        self._restart()
+        if not times:
+            raise BadFile("holds no picture that can be decoded.", str(self.path), "Export it again.")
+        if len(times) < promised:
+            self.notes.append(
+                f"The file is damaged: {len(times)} of {promised} frames can be read. Export it again to get the rest."
+            )
+        if None in times or sorted(set(times)) != times:
+            self.keys = []
+            return [None] * len(times)
+        self.keys = [times[0]]
+        return times
+
+    def _restart(self) -> None:
+        self.container.close()
+        self._open()
+
+    def _seek(self, time: int) -> None:
+        self.container.seek(time, stream=self.stream, backward=True)
+        self._decoder = self._decode()
+
+    def _rate(self) -> tuple[Fraction, bool]:
+        """Frames per second, and whether the pictures are evenly spaced."""
+        base = self.stream.time_base
+        declared = self.stream.average_rate or self.stream.guessed_rate
+        fallback = Fraction(declared) if declared else IMAGE_SEQUENCE_FPS
+        times = self.times
+        if len(times) < 2 or times[0] is None or base is None:
+            return fallback, True
+        ticks = np.asarray(times, np.int64)
+        step = Fraction(int(ticks[-1] - ticks[0]), len(ticks) - 1)
+        even = ticks[0] + np.arange(len(ticks)) * float(step)
+        constant = bool(np.abs(ticks - even).max() <= max(1.0, 0.02 * float(step)))
+        measured = 1 / (step * base)
+        # Time stamps are rounded to ticks, so the measured rate may miss the true one by a tick over the whole clip.
+        slack = max(2.0 / float(ticks[-1] - ticks[0]), 1e-5) if constant else 1e-3
+        for candidate in [fallback, *_COMMON_RATES]:
+            if abs(candidate / measured - 1) <= slack:
+                return candidate, constant
+        return measured.limit_denominator(100_000), constant
+
+    def pictures_up_to(self, index: int) -> Iterator[tuple[int, Picture]]:
+        """Picture `index`, and the few decoded just before it. Raises BadFile when it does not come out."""
+        if self.times[index] is None:
+            yield from self._in_sequence(index)
+            return
+        for start in self._starts(index):
+            if start is not None:
+                self._seek(start)
+            for frame in self._decoder:
+                at = self.order.get(frame.pts)
+                if at is None:
+                    continue
+                self.position = at + 1
+                if index - _KEPT_ON_THE_WAY < at <= index:
+                    yield at, _picture(frame)
+                if at == index:
+                    return
+                if at > index:  # the container's own index led past the picture
+                    break
+            self.position = len(self.times)
+        raise BadFile(f"frame {index} cannot be decoded.", str(self.path), "Export the video again.")
+
+    def _starts(self, index: int) -> Iterator[int | None]:
+        """Times of the key pictures to decode `index` from, best first; None = from where the decoder stands."""
+        keys = [k for k in self.keys if k <= self.times[index]][:-4:-1]
+        near = index - self.position <= _JUMP or (keys and self.order[keys[0]] <= self.position)
+        if self.position <= index and near:
+            yield None
+        yield from keys
+        yield self.times[0]
+
+    def _in_sequence(self, index: int) -> Iterator[tuple[int, Picture]]:
+        if index < self.position:
+            self._restart()
+        for frame in self._decoder:
+            self.position += 1
+            if self.position > index:
+                yield index, _picture(frame)
+                return
+        raise BadFile(f"frame {index} cannot be decoded.", str(self.path), "Export the video again.")
+
+
+def _picture(frame: Any) -> Picture:
+    picture = frame.to_ndarray(format="rgb24")
+    turns = round(frame.rotation / 90) % 4  # counter-clockwise, as np.rot90 counts
+    return np.ascontiguousarray(np.rot90(picture, turns)) if turns else np.ascontiguousarray(picture)
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+
+def encode_png(picture: NDArray[np.uint8], compression: int = 3) -> bytes:
+    """PNG bytes of an (H, W, 3) sRGB or (H, W) grey uint8 picture; compression 0 .. 9."""
+    bgr = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    done, data = cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, compression])
+    if not done:
+        raise RetakeError(f"a picture of shape {picture.shape} could not be encoded as PNG.")
+    return data.tobytes()
+
+
+def write_png(path: str | Path, picture: NDArray[np.uint8]) -> None:
+    """Write a PNG whole or not at all: to `path`.part, then renamed. Raises OSError (disk full, read-only folder)."""
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(encode_png(picture))
+    part.replace(path)
+
+
+def write_video(path: str | Path, pictures: Iterable[Picture], fps: Fraction | float, quality: int = 16) -> int:
+    """Write an H.264 MP4 (BT.709, 4:2:0, or 4:4:4 where the size is odd) and return how many pictures it holds.
+
+    quality: x264's CRF, smaller is better. All pictures must have the first one's size. Raises OSError, RetakeError.
+    """
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    try:
+        count = _encode_video(part, pictures, Fraction(fps).limit_denominator(100_000), quality)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return count
+
+
+def _encode_video(path: Path, pictures: Iterable[Picture], fps: Fraction, quality: int) -> int:
+    count = 0
+    stream: Any = None
+    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
+        for picture in pictures:
+            height, width = picture.shape[:2]
+            if stream is None:
+                stream = container.add_stream("libx264", rate=fps)
+                stream.width, stream.height = width, height
+                stream.pix_fmt = "yuv420p" if width % 2 == 0 and height % 2 == 0 else "yuv444p"
+                stream.options = {"crf": str(quality), "preset": "veryfast"}
+                context = stream.codec_context
+                context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
+                context.color_range = 1  # limited
+            if (width, height) != (stream.width, stream.height):
+                raise RetakeError(f"picture {count} is {width}x{height}, the first {stream.width}x{stream.height}.")
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            frame = frame.reformat(format=stream.pix_fmt, dst_colorspace="ITU709")
+            frame.pts, frame.time_base = count, 1 / fps
+            container.mux(stream.encode(frame))
+            count += 1
+        if stream is None:
+            raise RetakeError("there is no picture to write.", str(path))
+        container.mux(stream.encode(None))
+    return count

@@ -1,0 +1,222 @@
+"""Every picture of a user's footage comes out, in its place, whatever the container does."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+from retake_backend import footage
+from retake_backend.footage import FootageReader, probe, write_png, write_video
+from retake_shared.errors import BadFile, RetakeError
+
+FRAMES = 40
+
+
+def picture(index: int, width: int = 96, height: int = 64) -> np.ndarray:
+    """A picture that says its own number in eight black or white blocks, and which of its corners is the top left."""
+    out = np.full((height, width, 3), 128, np.uint8)
+    for bit in range(8):
+        left = 8 + bit * (width - 16) // 8
+        out[height // 2 :, left : left + (width - 16) // 8] = 255 * (index >> bit & 1)
+    out[: height // 4, : width // 4] = (200, 30, 30)
+    return out
+
+
+def number(rgb: np.ndarray) -> int:
+    height, width = rgb.shape[:2]
+    step = (width - 16) // 8
+    bits = [rgb[height * 3 // 4, 8 + bit * (width - 16) // 8 + step // 2].mean() > 128 for bit in range(8)]
+    return sum(int(bit) << i for i, bit in enumerate(bits))
+
+
+def make_video(
+    path: Path, count: int = FRAMES, rate: Fraction = Fraction(24), times: list[int] | None = None, **choice: object
+) -> Path:
+    """H.264 with B-pictures; times: presentation times in 1/1000 s; choice: size, rotation, x264 options."""
+    width, height = choice.get("size", (96, 64))
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate)
+        stream.width, stream.height = width, height
+        stream.pix_fmt = "yuv420p" if width % 2 == height % 2 == 0 else "yuv444p"
+        stream.options = {"bf": "3", "g": "12", "crf": "10", **choice.get("options", {})}
+        if times:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        if "rotation" in choice:
+            stream.set_display_rotation(choice["rotation"])
+        for index in range(count):
+            frame = av.VideoFrame.from_ndarray(picture(index, width, height), format="rgb24")
+            frame.pts = times[index] if times else index
+            frame.time_base = Fraction(1, 1000) if times else 1 / rate
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi", ".h264"])
+@pytest.mark.parametrize("options", [{}, {"x264-params": "open-gop=1:bframes=4:b-adapt=0"}])
+def test_every_frame_in_presentation_order(tmp_path: Path, suffix: str, options: dict) -> None:
+    path = make_video(tmp_path / f"clip{suffix}", options=options)
+    with FootageReader(path) as reader:
+        assert reader.footage.frames == FRAMES
+        assert [number(p) for p in reader.frames()] == list(range(FRAMES))
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi", ".h264"])
+def test_random_access_equals_reading_in_sequence(tmp_path: Path, suffix: str) -> None:
+    path = make_video(tmp_path / f"clip{suffix}", count=100)
+    with FootageReader(path) as reader:
+        reader._room = 4
+        sequence = [p.copy() for p in reader.frames()]
+        for index in np.random.default_rng(1).permutation(100)[:40]:
+            np.testing.assert_array_equal(reader.frame(int(index)), sequence[index])
+        for index in range(99, 60, -1):
+            np.testing.assert_array_equal(reader.frame(index), sequence[index])
+
+
+@pytest.mark.parametrize("rate", [Fraction(24000, 1001), Fraction(30000, 1001), Fraction(16), Fraction(25)])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_rate_is_exact(tmp_path: Path, rate: Fraction, suffix: str) -> None:
+    found = probe(make_video(tmp_path / f"clip{suffix}", rate=rate, count=90))
+    assert (found.fps, found.constant_rate, found.frames) == (rate, True, 90)
+
+
+def test_uneven_rate_keeps_every_picture_and_is_told(tmp_path: Path) -> None:
+    times = list(np.cumsum(np.random.default_rng(0).integers(17, 90, FRAMES)))
+    with FootageReader(make_video(tmp_path / "vfr.mp4", times=[int(t) for t in times])) as reader:
+        assert not reader.footage.constant_rate
+        assert [number(p) for p in reader.frames()] == list(range(FRAMES))
+        assert "uneven" in reader.notes[0]
+
+
+@pytest.mark.parametrize(("rotation", "turns"), [(90, 1), (-90, 3), (180, 2)])
+def test_rotation_flag_is_applied(tmp_path: Path, rotation: int, turns: int) -> None:
+    path = make_video(tmp_path / "phone.mp4", rotation=rotation, count=3)
+    with FootageReader(path) as reader:
+        upright = np.rot90(picture(0), turns)
+        assert (reader.footage.height, reader.footage.width) == upright.shape[:2]
+        assert np.abs(reader.frame(0).astype(int) - upright).mean() < 12
+
+
+@pytest.mark.parametrize("size", [(97, 63), (96, 65), (33, 33)])
+def test_odd_sizes_keep_every_pixel(tmp_path: Path, size: tuple[int, int]) -> None:
+    with FootageReader(make_video(tmp_path / "odd.mkv", size=size, count=5)) as reader:
+        assert reader.frame(4).shape == (size[1], size[0], 3)
+
+
+def test_damaged_tail_gives_the_readable_frames_and_says_so(tmp_path: Path) -> None:
+    whole = make_video(tmp_path / "clip.mkv", count=100)
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 6 // 10])
+    with FootageReader(cut) as reader:
+        count = reader.footage.frames
+        assert 40 < count < 80
+        assert [number(p) for p in reader.frames()] == list(range(count))
+        with pytest.raises(BadFile, match=f"frame {count} is not one"):
+            reader.frame(count)
+
+
+def test_mp4_with_zeroed_end_tells_how_much_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    write_video(path, (picture(i) for i in range(100)), 24)
+    data = bytearray(path.read_bytes())
+    data[-len(data) // 3 :] = b"\0" * (len(data) // 3)
+    path.write_bytes(data)
+    with FootageReader(path) as reader:
+        assert 0 < reader.footage.frames <= 100
+        assert len(list(reader.frames())) == reader.footage.frames
+        assert reader.footage.frames == 100 or "damaged" in reader.notes[0]
+
+
+@pytest.mark.parametrize("content", [b"", b"not a video at all", b"\0" * 5000])
+def test_rubbish_is_refused_with_the_file_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(content)
+    with pytest.raises(BadFile, match=r"clip\.mp4"):
+        FootageReader(path)
+
+
+def test_sound_alone_is_no_footage(tmp_path: Path) -> None:
+    path = tmp_path / "sound.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=48000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.float32), format="fltp", layout="mono")
+        sound.sample_rate = 48000
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode(None))
+    with pytest.raises(BadFile, match="no video stream"):
+        FootageReader(path)
+
+
+def test_missing_file_and_empty_folder_are_named(tmp_path: Path) -> None:
+    with pytest.raises(BadFile, match="does not exist"):
+        FootageReader(tmp_path / "nothing.mp4")
+    with pytest.raises(BadFile, match="holds no image"):
+        FootageReader(tmp_path)
+
+
+def test_images_in_natural_order_under_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / "Aufnähme ここ 1"
+    folder.mkdir()
+    for index in range(12):
+        write_png(folder / f"bild {index}.png", picture(index))
+    (folder / "notes.txt").write_text("not an image")
+    with FootageReader(folder) as reader:
+        assert reader.footage.frames == 12
+        for index in range(12):
+            np.testing.assert_array_equal(reader.frame(index), picture(index))
+
+
+def test_images_of_two_sizes_are_refused(tmp_path: Path) -> None:
+    write_png(tmp_path / "1.png", picture(1))
+    write_png(tmp_path / "2.png", picture(2, 98, 64))
+    with FootageReader(tmp_path) as reader, pytest.raises(BadFile, match=r"2\.png.*98x64"):
+        reader.frame(1)
+
+
+def test_unicode_path(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "Straße 通り.mp4", count=4)
+    assert probe(path).frames == 4
+
+
+def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
+    import hashlib
+
+    path = make_video(tmp_path / "clip.mp4", count=4)
+    assert probe(path, with_sha256=True).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_written_video_keeps_frames_rate_and_colour(tmp_path: Path) -> None:
+    path = tmp_path / "out.mp4"
+    colours = np.zeros((64, 96, 3), np.uint8)
+    colours[:, :32], colours[:, 32:64], colours[:, 64:] = (200, 40, 40), (40, 200, 40), (40, 40, 200)
+    assert write_video(path, [colours] * 5, Fraction(24000, 1001)) == 5
+    with FootageReader(path) as reader:
+        assert (reader.footage.frames, reader.footage.fps) == (5, Fraction(24000, 1001))
+        for column, colour in ((16, (200, 40, 40)), (48, (40, 200, 40)), (80, (40, 40, 200))):
+            assert np.abs(reader.frame(2)[32, column].astype(int) - colour).max() <= 6
+
+
+def test_written_png_reads_back_bit_exact(tmp_path: Path) -> None:
+    grey = picture(3)[..., 0]
+    write_png(tmp_path / "grey.png", grey)
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "grey.png"), cv2.IMREAD_UNCHANGED), grey)
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_video_of_changing_size_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RetakeError, match="98x64"):
+        write_video(tmp_path / "out.mp4", [picture(0), picture(0, 98, 64)], 24)
+    assert not list(tmp_path.iterdir())
+
+
+def test_real_clips(sample_data: Path) -> None:
+    expected = {
+        "apple.mp4": (1296, 720, 50, 10),
+        "juggle.mp4": (1280, 720, 247, 24),
+        "bigbuckbunny.mp4": (1280, 720, 132, 25),
+    }
+    for name, (width, height, frames, fps) in expected.items():
+        found = footage.probe(sample_data / "clips" / name)
+        assert (found.width, found.height, found.frames, found.fps) == (width, height, frames, fps)
