@@ -31,7 +31,7 @@ def render_take(request: RenderRequest, hashes: InputHashes, report: Report) -> 
     """
     footage, settings = request.footage.footage, request.settings
     request.edit.check_against(request.solve)
-    if footage.frames != len(request.solve):
+    if footage.frames < len(request.solve):  # a solve may cover only the footage's first frames
         raise BadShot(
             f"the footage has {footage.frames} frames, the solve {len(request.solve)}.",
             "solve",
