@@ -28,7 +28,8 @@ def invert_rigid(pose: ArrayLike) -> Array:
 def transform(matrix: ArrayLike, points: ArrayLike) -> Array:
     """Apply affine matrices (..., 4, 4) to points (..., N, 3)."""
     matrix, points = np.asarray(matrix, np.float64), np.asarray(points, np.float64)
-    return points @ np.swapaxes(matrix[..., :3, :3], -1, -2) + matrix[..., None, :3, 3]
+    moved: Array = points @ np.swapaxes(matrix[..., :3, :3], -1, -2) + matrix[..., None, :3, 3]
+    return moved
 
 
 def project(points: ArrayLike, c2w: ArrayLike, K: ArrayLike) -> tuple[Array, Array]:
@@ -138,8 +139,9 @@ def slerp(a: ArrayLike, b: ArrayLike, weight: ArrayLike) -> Array:
     safe = np.where(small, 1.0, sine)
     wa = np.where(small, 1 - weight, np.sin((1 - weight) * angle) / safe)
     wb = np.where(small, weight, np.sin(weight * angle) / safe)
-    q = wa[..., None] * a + wb[..., None] * b
-    return q / np.linalg.norm(q, axis=-1, keepdims=True)
+    q: Array = wa[..., None] * a + wb[..., None] * b
+    q /= np.linalg.norm(q, axis=-1, keepdims=True)
+    return q
 
 
 def interpolate_poses(times: ArrayLike, poses: ArrayLike, at: ArrayLike) -> Array:
@@ -163,7 +165,8 @@ def sample_rows(values: ArrayLike, at: ArrayLike) -> Array:
     left = np.minimum(np.floor(at).astype(int), max(len(values) - 2, 0))
     right = np.minimum(left + 1, len(values) - 1)
     weight = (at - left).reshape((-1,) + (1,) * (values.ndim - 1))
-    return np.where(weight == 0, values[left], (1 - weight) * values[left] + weight * values[right])
+    rows: Array = np.where(weight == 0, values[left], (1 - weight) * values[left] + weight * values[right])
+    return rows
 
 
 def look_at(eye: ArrayLike, target: ArrayLike, down: ArrayLike) -> Array:
@@ -187,4 +190,5 @@ def axis_rotation(axis: ArrayLike, angle: ArrayLike) -> Array:
     x, y, z = np.asarray(axis, np.float64) / np.linalg.norm(axis)
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     angle = np.asarray(angle, np.float64)[..., None, None]
-    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * (cross @ cross)
+    rotation: Array = np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * (cross @ cross)
+    return rotation

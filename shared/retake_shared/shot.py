@@ -159,7 +159,7 @@ class Tracks:
         _require(len(np.unique(self.ids)) == count, "two tracks share an id.", "tracks.ids")
 
     def __len__(self) -> int:
-        return self.positions.shape[1]
+        return int(self.positions.shape[1])
 
     @classmethod
     def make(
@@ -243,6 +243,11 @@ class Solve:
             )
         names = {BACKGROUND: "background", **{int(k): str(v) for k, v in self.object_names.items()}}
         used = {int(n) for n in np.unique(self.tracks.objects)}
+        if self.masks is not None:
+            _require(
+                self.masks.dtype == np.uint8, f"type is {self.masks.dtype}.", "solve.masks", "Expected uint8 numbers."
+            )
+            used |= set(np.flatnonzero(sum(np.bincount(mask.ravel(), minlength=256) for mask in self.masks)).tolist())
         names.update({n: f"object {n}" for n in sorted(used - names.keys())})
         duplicate = {v for v in names.values() if list(names.values()).count(v) > 1}
         _require(
