@@ -86,12 +86,13 @@ class RetakeHandle(PropertyGroup):
 
     label: StringProperty(name="Object", description="The object's name, whatever the empty is called in the outliner")
     number: IntProperty(name="Number", description="The object's number in the edit", default=0)
+    centre: FloatVectorProperty(name="Centre", description="Its tracks' origin in the root's space", size=3)
     copy_of: IntProperty(name="Copy of", description="The solve's object whose tracks this one shows", default=0)
     removed: BoolProperty(
         name="Removed", description="The object is not in the picture. Can be keyed", options={"ANIMATABLE"}
     )
     offset: FloatProperty(name="Delay", description="Frames by which the motion starts later; negative: earlier")
-    speed: FloatProperty(name="Speed", description="1 = as shot, 0.5 = half as fast", default=1.0, min=0.0, soft_max=4)
+    speed: FloatProperty(name="Speed", description="1 = as shot, 0.5 = half as fast", default=1.0, min=0.01, soft_max=4)
     freeze: IntProperty(name="Freeze", description="Footage frame at which the object stands still", default=-1, min=-1)
     reverse: BoolProperty(name="Reverse", description="The motion runs backwards")
 
