@@ -290,7 +290,7 @@ def real_blender(program: str, back: Environment, place: Path) -> Blender:
     found = shutil.which(program)
     if not found:
         raise Stop(f"{program} is not a program. Give --blender the path of Blender's own executable.")
-    program = str(Path(found).resolve().parent / Path(found).name)
+    program = str(Path(found).absolute())
     told = run([program, "--version"], limit=120)
     version = re.search(r"Blender (\d+\.\d+\.\d+)", told.output)
     if not version:

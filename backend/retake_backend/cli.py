@@ -1,0 +1,148 @@
+"""The command line of the backend: `retake serve | render | compare | doctor`.
+
+Exit codes: 0 done, 1 something is not right (doctor), 2 bad input or bad usage, 130 stopped by the user. Modules load
+when a command needs them: `serve` starts without torch, `--help` without anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from retake_shared.errors import Cancelled, RetakeError
+
+from . import __version__
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; see the module for the exit codes."""
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.command(arguments)
+        return code
+    except (KeyboardInterrupt, Cancelled):
+        print("retake: stopped.", file=sys.stderr)
+        return 130
+    except RetakeError as error:
+        print(f"retake: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"retake: {place}{error.strerror or error}.", file=sys.stderr)
+        return 2
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="retake", description="Render footage again along edited tracks and cameras.")
+    parser.add_argument("--version", action="version", version=f"retake {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="serve | render | compare | doctor")
+
+    serve = commands.add_parser("serve", help="wait for jobs from Blender", description="Wait for jobs from Blender.")
+    serve.add_argument("--home", type=Path, metavar="DIR", help="jobs, assets and the connection file (default: yours)")
+    serve.set_defaults(command=_serve)
+
+    render = commands.add_parser("render", help="render one edit to a folder", description=_render.__doc__)
+    render.add_argument("--footage", required=True, type=Path, metavar="F", help="a video, or a folder of images")
+    render.add_argument("--solve", type=Path, metavar="S", help="its solve, in any format that Retake reads")
+    render.add_argument("--edit", type=Path, metavar="E", help="JSON of moves, or .npz of target cameras and tracks")
+    render.add_argument(
+        "--take", type=Path, metavar="DIR", help="render this take again, in place of --solve and --edit"
+    )
+    render.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="the take's folder; a take there is replaced"
+    )
+    render.add_argument("--engine", help="which engine renders (preview)")
+    render.add_argument("--prompt", help="what the picture shows, for engines that read it")
+    render.add_argument("--seed", type=int, metavar="N")
+    render.add_argument("--size", type=_size, metavar="WxH", help="of the take, in pixels (the footage's)")
+    render.add_argument("--frames", type=_frames, metavar="A:B", help="footage frames A to B - 1 (all)")
+    render.set_defaults(command=_render)
+
+    compare = commands.add_parser("compare", help="takes beside their footage", description=_compare.__doc__)
+    compare.add_argument("--footage", required=True, type=Path, metavar="F")
+    compare.add_argument("--out", required=True, type=Path, metavar="FILE", help="the .mp4 to write")
+    compare.add_argument(
+        "takes", nargs="+", type=Path, metavar="TAKE", help="folder of a take; one row of pictures each"
+    )
+    compare.set_defaults(command=_compare)
+
+    doctor = commands.add_parser("doctor", help="what is installed and running", description=_doctor.__doc__)
+    doctor.add_argument("--home", type=Path, metavar="DIR")
+    doctor.set_defaults(command=_doctor)
+    return parser
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, x, height = text.lower().partition("x")
+    if not (x and width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text} is not WIDTHxHEIGHT, as in 672x384")
+    return int(width), int(height)
+
+
+def _frames(text: str) -> tuple[int, int]:
+    start, colon, stop = text.partition(":")
+    if not (colon and start.isdecimal() and stop.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text} is not FIRST:STOP, as in 0:81")
+    return int(start), int(stop)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from retake_shared import connection
+
+    from .broker import server
+
+    server.serve(arguments.home or connection.default_home())
+    return 0
+
+
+def _render(arguments: argparse.Namespace) -> int:
+    """Render one edit of one shot to a folder of PNG frames, the hole masks, and take.json, which repeats it."""
+    from . import render_files
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    wanted = {name: getattr(arguments, name) for name in ("engine", "prompt", "seed", "size", "frames")}
+    changes = {name: value for name, value in wanted.items() if value is not None}
+    if arguments.take is not None:
+        if arguments.solve or arguments.edit:
+            raise RetakeError("--take brings its own solve and edit.", "--take", "Leave out --solve and --edit.")
+        job = render_files.open_take(arguments.take, arguments.footage, changes)
+    elif arguments.solve is None or arguments.edit is None:
+        raise RetakeError("a shot and an edit are needed.", "render", "Give --solve and --edit, or --take.")
+    else:
+        job = render_files.open_job(arguments.footage, arguments.solve, arguments.edit, changes)
+    with job.request.footage:
+        take = render_files.write_take(job, arguments.out)
+    rate = (take.stop - take.start) / max(take.seconds, 1e-6)
+    print(f"{arguments.out}: {take.stop - take.start} frames in {take.seconds:.1f} s ({rate:.1f} a second)")
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    """Write a video of the footage, its tracks before and after the edit, and the take, side by side."""
+    from . import side_by_side
+
+    frames = side_by_side.write(arguments.footage, arguments.takes, arguments.out)
+    print(f"{arguments.out}: {frames} frames")
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    """Tell what is installed, what it runs on, and whether a backend is running."""
+    from retake_shared import connection
+
+    from . import doctor
+
+    return doctor.examine(arguments.home or connection.default_home())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""A job from files and a take into a folder: what `retake render` does around `render.render_take`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from retake_shared import archive, edit_script, fitting, formats
+from retake_shared.errors import BadFile, BadShot, RetakeError
+from retake_shared.shot import Edit, RenderSettings, Solve, Take, frame_name
+
+from .engines.base import Progress, RenderRequest
+from .footage import FootageReader, sha256, write_png
+from .render import InputHashes, render_take
+
+TAKE_FILE, SOLVE_FILE, EDIT_FILE = "take.json", "solve.npz", "edit.npz"
+EDIT_SCRIPT_LIMIT = 16 << 20
+
+
+def holes_name(index: int) -> str:
+    """File name of the hole mask of footage frame `index`."""
+    return f"holes_{index:05d}.png"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request whose inputs are at hand as bytes too. solve, edit: archives, as they go beside the frames."""
+
+    request: RenderRequest
+    hashes: InputHashes
+    solve: bytes
+    edit: bytes
+
+
+def open_job(footage: Path, solve: Path, edit: Path, changes: dict[str, Any]) -> Job:
+    """The job that files describe. changes: RenderSettings fields that win over the edit's own.
+
+    Raises RetakeError naming the file at fault; tells on stderr what was adapted on the way in.
+    """
+    reader = FootageReader(footage)
+    try:
+        found, read_notes = formats.read(solve, reader.footage)
+        bound, fit_notes = fitting.bind(reader.footage, found)
+        for note in (*reader.notes, *read_notes, *fit_notes):
+            print(f"retake: {note}", file=sys.stderr)
+        target, settings = read_edit(edit, bound)
+        return _job(reader, bound, target, replace(settings, **changes))
+    except BaseException:
+        reader.close()
+        raise
+
+
+def open_take(folder: Path, footage: Path, changes: dict[str, Any]) -> Job:
+    """The job that made the take in `folder`, from what lies beside its frames. Raises RetakeError."""
+    take = read_take(folder)
+    found, written = sha256(footage), take.footage_sha256
+    if found != written:
+        raise BadShot(
+            f"is not the footage of this take (sha256 {found[:12]}..., wanted {written[:12]}...).",
+            str(footage),
+            "Give the very file that the take was made from.",
+        )
+    solve, edit = read_inputs(folder, take)
+    return _job(FootageReader(footage), solve, edit, replace(take.settings, **changes))
+
+
+def read_inputs(folder: Path, take: Take) -> tuple[Solve, Edit]:
+    """The solve and the edit of the take in `folder`: beside its frames, or, for takes made in Blender, the solve in
+    the folder that all takes of the .blend share. Raises RetakeError when they are missing or not the take's own.
+    """
+    beside, common = folder / SOLVE_FILE, folder.parent / "solves" / f"{take.solve_sha256}.npz"
+    solve = beside if beside.exists() else common
+    for path, written in ((solve, take.solve_sha256), (folder / EDIT_FILE, take.edit_sha256)):
+        if not path.is_file():
+            raise BadFile("is missing.", str(path), "Without it the take cannot be rendered again.")
+        if sha256(path) != written:
+            raise BadFile("is not what this take was made from.", str(path), "Render the take again from its shot.")
+    return archive.load_solve(solve), archive.load_edit(folder / EDIT_FILE)
+
+
+def read_edit(path: Path, solve: Solve) -> tuple[Edit, RenderSettings]:
+    """An edit from a JSON of moves or from an edit archive, checked against the solve. Raises RetakeError."""
+    if path.suffix.lower() != ".json":
+        edit = archive.load_edit(path)
+        edit.check_against(solve)
+        return edit, RenderSettings()
+    if path.stat().st_size > EDIT_SCRIPT_LIMIT:
+        raise BadFile("is too large for an edit of moves and keys.", str(path), "Use an edit archive (.npz).")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BadFile(f"is not UTF-8 text ({error.reason}).", str(path), "Save it as UTF-8.") from None
+    try:
+        return edit_script.parse(text, solve)
+    except RetakeError as error:
+        where = f"{path}, {error.where}" if error.where else str(path)
+        raise type(error)(error.what, where, error.remedy) from None
+
+
+def read_take(folder: Path) -> Take:
+    """What `folder/take.json` says. Raises BadFile when it is no take, BadShot when it says nonsense."""
+    path = folder / TAKE_FILE
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadFile(
+            "is not a take: it holds no take.json.", str(folder), "Name a folder that Retake wrote."
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise BadFile(f"is not JSON ({error!r:.80}).", str(path), "Render the take again.") from None
+    return Take.from_json(data, str(path))
+
+
+def _job(reader: FootageReader, solve: Solve, edit: Edit, settings: RenderSettings) -> Job:
+    solve_bytes, edit_bytes = archive.to_bytes(solve), archive.to_bytes(edit)
+    hashes = InputHashes(
+        footage=sha256(reader.path),
+        solve=hashlib.sha256(solve_bytes).hexdigest(),
+        edit=hashlib.sha256(edit_bytes).hexdigest(),
+    )
+    return Job(RenderRequest(reader, solve, edit, settings), hashes, solve_bytes, edit_bytes)
+
+
+def write_take(job: Job, out: Path) -> Take:
+    """Render into `out`: whole, or not at all. A take already there is replaced once the new one is complete.
+
+    Frames gather in a hidden folder beside it. Raises RetakeError when `out` holds something else, and what the
+    engine raises.
+    """
+    out = out.absolute()
+    _check_free(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{out.name}-", suffix=".part", dir=out.parent))
+    except OSError as error:
+        remedy = "Choose another place with --out."
+        raise RetakeError(f"cannot be written ({error.strerror}).", str(out), remedy) from None
+    try:
+        new = part / "new"
+        new.mkdir()
+        take = _render_into(new, job)
+        (new / SOLVE_FILE).write_bytes(job.solve)
+        (new / EDIT_FILE).write_bytes(job.edit)
+        (new / TAKE_FILE).write_text(json.dumps(take.to_json(), indent=1, ensure_ascii=False), encoding="utf-8")
+        _check_free(out)
+        if out.exists():
+            out.rename(part / "old")
+        new.rename(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    for note in take.notes:
+        print(f"retake: {note}", file=sys.stderr)
+    return take
+
+
+def _check_free(out: Path) -> None:
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / TAKE_FILE).is_file()):
+        raise RetakeError("is in use and is not a take.", str(out), "Choose another folder with --out.")
+
+
+def _render_into(folder: Path, job: Job) -> Take:
+    meter = ProgressMeter()
+    for result in render_take(job.request, job.hashes, meter):
+        if isinstance(result, Take):
+            meter.finish()
+            return result
+        write_png(folder / frame_name(result.index), result.rgb)
+        write_png(folder / holes_name(result.index), result.holes)
+    raise RuntimeError("the engine ended without a take")
+
+
+class ProgressMeter:
+    """Progress on stderr: one line that changes on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._began = self._told = 0.0
+        self._live = sys.stderr.isatty()
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if progress.stage != self._stage:
+            self.finish()
+            self._stage, self._began, self._told = progress.stage, now, 0.0
+        last = progress.done >= progress.total
+        if now - self._told < (0.1 if self._live else 5.0) and not last:
+            return
+        self._told = now
+        spent = now - self._began
+        left = spent / progress.done * (progress.total - progress.done) if progress.done else 0.0
+        line = f"{progress.stage} {progress.done}/{progress.total}" + (f", {left:.0f} s left" if left >= 1 else "")
+        print(f"\r\x1b[K{line}" if self._live else line, end="" if self._live else "\n", file=sys.stderr, flush=True)
+
+    def finish(self) -> None:
+        """Leave the changing line."""
+        if self._live and self._stage:
+            print(file=sys.stderr)
