@@ -139,7 +139,9 @@ def mean_up(cameras: Cameras) -> Array:
     up: Array = -cameras.c2w[:, :3, 1].mean(0)
     length = np.linalg.norm(up)
     if length < 0.1:
-        raise BadShot("the camera rolls so far that it has no mean up direction.", "camera", "Give the axis.")
+        raise BadShot(
+            "the camera rolls so far that it has no mean up direction.", "camera", "Give the axis, or use another move."
+        )
     return up / length
 
 

@@ -192,3 +192,10 @@ def axis_rotation(axis: ArrayLike, angle: ArrayLike) -> Array:
     angle = np.asarray(angle, np.float64)[..., None, None]
     rotation: Array = np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * (cross @ cross)
     return rotation
+
+
+def rotation_from_vector(vector: ArrayLike) -> Array:
+    """Rotation matrices (..., 3, 3) of rotation vectors (..., 3): right-handed about the vector by its length, rad."""
+    vector = np.asarray(vector, np.float64)
+    half = np.linalg.norm(vector, axis=-1, keepdims=True) / 2
+    return matrix_from_quaternion(np.concatenate([np.cos(half), vector * np.sinc(half / np.pi) / 2], -1))

@@ -21,15 +21,15 @@ def retimed_frames(
     Raises BadShot for a speed that is not positive, a freeze outside the footage, or freeze mixed with the others.
     """
     if not math.isfinite(offset):
-        raise BadShot(f"is {offset}.", "retime.offset", "Use a number of frames.")
+        raise BadShot(f"is {offset}.", "offset", "Use a number of frames.")
     if not (math.isfinite(speed) and speed > 0):
-        raise BadShot(f"is {speed}.", "retime.speed", "Use a speed above 0, or freeze or reverse.")
+        raise BadShot(f"is {speed}.", "speed", "Use a speed above 0, or freeze or reverse.")
     last = frames - 1
     if freeze is not None:
         if not 0 <= freeze <= last:
-            raise BadShot(f"frame {freeze} is not in the footage.", "retime.freeze", f"Use 0 .. {last}.")
+            raise BadShot(f"frame {freeze} is not in the footage.", "freeze", f"Use 0 .. {last}.")
         if offset != 0 or speed != 1 or reverse:
-            raise BadShot("is mixed with other retiming.", "retime.freeze", "A frozen object has no other timing.")
+            raise BadShot("is mixed with other retiming.", "freeze", "A frozen object has no other timing.")
         return np.full(frames, float(freeze))
     shown: Array = np.clip((np.arange(frames) - offset) * speed, 0, last)
     return last - shown if reverse else shown
