@@ -1,0 +1,72 @@
+"""Finding the backend: a program of its own, in its own environment. No bpy here: the link's thread calls this."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from retake_shared import client, connection
+from retake_shared.client import Client
+from retake_shared.errors import RetakeError
+
+BACKEND_VARIABLE = "RETAKE_BACKEND"
+_REMEDY = "Install the backend, then set its place in Retake's preferences."
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the backend is, as the preferences say.
+
+    home: the folder with its store, its log and its connection file. command: what the user wrote ("" = look for it).
+    connection_file: that of a backend which somebody else runs; None = the one in `home`. may_start: whether a
+    backend may be started when none answers.
+    """
+
+    home: Path
+    command: str = ""
+    connection_file: Path | None = None
+    may_start: bool = True
+
+    def reach(self, start: bool) -> Client:
+        """A client of this backend, which is started if it has to be and `start` says so.
+
+        Raises BackendGone, VersionMismatch, StartFailed, or RetakeError when there is no program to start.
+        """
+        file = self.connection_file or self.home / connection.FILE_NAME
+        if not start or self.connection_file is not None:
+            return Client.connect(file)
+        return client.start_or_find(self.home, self.serve_command())
+
+    def serve_command(self) -> list[str]:
+        """The command that serves `home`. Raises RetakeError when no backend is installed."""
+        return [*backend_command(self.command), "serve", "--home", str(self.home)]
+
+
+def backend_command(written: str = "") -> list[str]:
+    """The command that runs `retake`: what the user wrote, else $RETAKE_BACKEND, else `retake` on the PATH.
+
+    Accepts a command line, or the path of the `retake` program, of a Python that has the backend installed, or of the
+    folder of its environment. Raises RetakeError when none of them leads to a program.
+    """
+    written = written.strip() or os.environ.get(BACKEND_VARIABLE, "").strip()
+    if not written:
+        found = shutil.which("retake")
+        if found is None:
+            raise RetakeError("no generation backend is installed.", "", _REMEDY)
+        return [found]
+    path = Path(written).expanduser()
+    if path.is_dir():
+        inside = [path / name for name in ("bin/retake", "Scripts/retake.exe", "retake")]
+        found = next((str(program) for program in inside if program.is_file()), None)
+        if found is None:
+            raise RetakeError("the folder holds no `retake` program.", str(path), _REMEDY)
+        return [found]
+    words = [str(path)] if path.is_file() else shlex.split(written, posix=os.name != "nt")
+    if shutil.which(words[0]) is None:
+        raise RetakeError("there is no such program.", words[0], _REMEDY)
+    if len(words) == 1 and Path(words[0]).name.lower().startswith("python"):
+        words += ["-m", "retake_backend.cli"]
+    return words
