@@ -1,0 +1,59 @@
+"""Engines that misbehave on purpose, loaded into real workers through RETAKE_ENGINES. Options say how."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from retake_backend.engines.base import Progress, RenderedFrame
+from retake_shared.errors import RetakeError
+
+
+class Trial:
+    """Gives the footage's frames back, `seconds` apart. options: die = crash at that frame, once per `witness` file or
+    always; hang = sleep there without a word; fail = raise a RetakeError there."""
+
+    name = "trial"
+    version = "1"
+
+    def render(self, request, report):
+        options = request.settings.options
+        start, stop = request.settings.frame_range(request.solve)
+        for index in range(start, stop):
+            time.sleep(options.get("seconds", 0.0))
+            if index == options.get("die") and self._first_time(options.get("witness")):
+                print("noise on stdout, which must not reach the broker's channel")
+                print("out of memory, says the trial engine", file=sys.stderr, flush=True)
+                os._exit(9)
+            if index == options.get("hang") and self._first_time(options.get("witness")):
+                time.sleep(1000)
+            if index == options.get("fail"):
+                raise RetakeError("the trial engine does not like it.", f"frame {index}", "Use another engine.")
+            report(Progress("rendering", index - start + 1, stop - start))
+            rgb = request.footage.frame(index)
+            yield RenderedFrame(index, rgb, np.zeros(rgb.shape[:2], np.uint8))
+
+    def notes(self):
+        return ("a trial",)
+
+    @staticmethod
+    def _first_time(witness):
+        if witness is None:
+            return True
+        try:
+            Path(witness).touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+
+class Chattering(Trial):
+    """Reports far more often than anybody can listen."""
+
+    name = "chattering"
+
+    def render(self, request, report):
+        for step in range(100_000):
+            report(Progress("thinking", step, 100_000))
+        yield from super().render(request, report)
