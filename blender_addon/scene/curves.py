@@ -100,3 +100,14 @@ def remove_actions_without_users(actions: Sequence[bpy.types.Action]) -> None:
     unused = [action for action in actions if action.users == 0]
     if unused:
         bpy.data.batch_remove(unused)
+
+
+def make_single_user(id_: bpy.types.ID) -> None:
+    """Give a fresh copy of an ID its own action, so that keying it leaves the original alone."""
+    animation = id_.animation_data
+    if animation is None or animation.action is None:
+        return
+    slot = animation.action_slot.identifier if SLOTTED and animation.action_slot else None
+    animation.action = animation.action.copy()
+    if slot is not None:
+        animation.action_slot = animation.action.slots[slot]

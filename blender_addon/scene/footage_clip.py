@@ -9,6 +9,8 @@ import bpy
 from retake_shared.errors import BadFile
 from retake_shared.shot import Footage
 
+from . import sequencer
+
 PICTURES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".exr", ".webp", ".bmp"}
 
 
@@ -61,7 +63,7 @@ def probe(path: str, scene: bpy.types.Scene) -> Footage:
 def exact_rate(rate: float) -> Fraction:
     """The frame rate that a float32 stands for: whole, n * 1000 / 1001, or the nearest fraction."""
     for candidate in (Fraction(round(rate)), Fraction(round(rate * 1.001) * 1000, 1001)):
-        if candidate and abs(float(candidate) - rate) < 1e-4 * rate:
+        if candidate and abs(float(candidate) - rate) < 2e-6 * rate:
             return candidate
     return Fraction(rate).limit_denominator(10_000)
 
@@ -74,9 +76,8 @@ def scene_rate(fps: Fraction) -> tuple[int, float]:
 
 def settings_at_stake(scene: bpy.types.Scene, footage: Footage) -> list[str]:
     """What of the artist's scene would change, in words; empty when the scene is not in use or fits already."""
-    strips = scene.sequence_editor and len(scene.sequence_editor.strips_all if hasattr(scene.sequence_editor, "strips_all") else scene.sequence_editor.sequences_all)
     keyed = any(ob.animation_data and ob.animation_data.action for ob in scene.objects)
-    if not (strips or keyed):
+    if not (keyed or sequencer.strips(scene)):
         return []
     changes = []
     render = scene.render
