@@ -50,29 +50,24 @@ def curves_of(id_: bpy.types.ID) -> bpy.types.bpy_prop_collection | None:
     return None
 
 
-def write(
-    fcurves: bpy.types.bpy_prop_collection, path: str, values: NDArray, start: int, only: Sequence[int] | None = None
-) -> None:
-    """Linear keys at frames start, start + 1, ... for values (T, channels); replaces the curves of that data path.
-
-    only: the array indices to write; None writes all channels.
-    """
-    frames = len(values)
-    keys = np.empty((frames, 2), np.float32)
-    keys[:, 0] = np.arange(start, start + frames)
+def write(fcurves: bpy.types.bpy_prop_collection, path: str, values: NDArray, start: int) -> None:
+    """Linear keys at frames start, start + 1, ... for values (T, channels); replaces the curves of that data path."""
+    frames, channels = values.shape
+    keys = np.empty((channels, frames, 2), np.float32)
+    keys[:, :, 0] = np.arange(start, start + frames)
+    keys[:, :, 1] = values.T
     linear = np.ones(frames, np.int32)  # the enum's number for 'LINEAR'
-    for index in range(values.shape[1]) if only is None else only:
-        fcurve = fcurves.find(path, index=index) if len(fcurves) else None
+    fresh = len(fcurves) == 0
+    for index in range(channels):
+        fcurve = None if fresh else fcurves.find(path, index=index)
         if fcurve is None:
             fcurve = fcurves.new(path, index=index)
         points = fcurve.keyframe_points
         if len(points) != frames:
             points.clear()
             points.add(frames)
-        keys[:, 1] = values[:, index]
-        points.foreach_set("co", keys.ravel())
+        points.foreach_set("co", keys[index].reshape(-1))
         points.foreach_set("interpolation", linear)
-        fcurve.update()
 
 
 def read(fcurves: bpy.types.bpy_prop_collection | None, path: str, channels: int, start: int, frames: int) -> NDArray | None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from retake_shared import camera_moves
 from retake_shared.errors import BadShot
-from retake_shared.shot import Footage, Solve
+from retake_shared.shot import Cameras, Footage, Solve
 
 from . import camera, footage_clip, objects, reference, tracks
 
@@ -56,6 +56,8 @@ def import_shot(
 ) -> bpy.types.Object:
     """Build the shot in the scene and return its root, which becomes the active object.
 
+    Matrices are up to date only after Blender's next evaluation (`view_layer.update()`, a change of frame).
+
     The solve fits the footage (`fitting.bind`). density: empties at most; the other tracks are in the reference mesh
     and follow their object. set_scene: give the scene the footage's rate, size, range and a neutral view transform.
     report: lines for the artist on what reading found. Footage frame 0 lies at the scene's first frame.
@@ -78,7 +80,6 @@ def import_shot(
         selected.select_set(False)
     context.view_layer.objects.active = root
     root.select_set(True)
-    scene.frame_set(scene.frame_current)  # so that matrices are there, evaluated, when the caller looks
     return root
 
 
@@ -92,7 +93,8 @@ def _build(
     root = bpy.data.objects.new(name, None)
     root.retake_role = "SHOT"
     collection.objects.link(root)
-    start, origin, scale = scene.frame_start, origin_of(solve), scale_of(solve)
+    start, scale = scene.frame_start, scale_of(solve)
+    origin = origin_of(solve.cameras, scale)
     aspect = camera.pixel_aspect(solve.cameras)
 
     shot = root.retake
@@ -135,14 +137,14 @@ def _build(
     return root
 
 
-def origin_of(solve: Solve) -> NDArray[np.float64]:
+def origin_of(cameras: Cameras, scale: float) -> NDArray[np.float64]:
     """The place in the solve's world that becomes the root's origin: the solve's own, unless that is far away.
 
-    Blender computes in float32, so a shot far from its origin would tremble.
+    Blender computes in float32, so a shot far from its origin would tremble. scale: of the shot, in world units.
     """
-    centres = solve.cameras.c2w[:, :3, 3]
+    centres = cameras.c2w[:, :3, 3]
     middle = np.median(centres, 0)
-    far = np.linalg.norm(middle) > 20 * max(scale_of(solve), float(np.ptp(centres, 0).max()))
+    far = np.linalg.norm(middle) > 20 * max(scale, float(np.ptp(centres, 0).max()))
     return middle.astype(np.float32).astype(np.float64) if far else np.zeros(3)
 
 
