@@ -1,0 +1,322 @@
+"""The `preview` engine: layers of the footage, each moved as its tracks and the camera are, in depth order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from retake_shared.errors import BadShot
+from retake_shared.shot import BACKGROUND, Cameras
+
+from ..base import Progress, RenderedFrame, RenderRequest, Report
+from .grids import Grid, Map
+from .mattes import Mattes
+from .motion import STILL, Motion, fit_motion, forward_map
+from .plan import Layer, Plan, make_plan
+from .plates import Plate, chosen_frames, fill_from_plates, is_static, median_plate, push_pull
+from .surfaces import Surfaces
+from .warp import Inverse, invert
+
+Picture = NDArray[np.uint8]
+FILLS = ("none", "frames", "all")
+GREY = 127
+
+
+class PreviewEngine:
+    """Geometric reprojection. Option `fill`: what to put where the rendered source frame shows nothing.
+
+    "all" (default): other frames of the footage, then invention; "frames": other frames only; "none": nothing. What is
+    left is grey and marked as hole.
+    """
+
+    name = "preview"
+    version = "1"
+
+    def __init__(self) -> None:
+        self._notes: list[str] = []
+
+    def notes(self) -> tuple[str, ...]:
+        """What the last `render` had to decide, in words for the artist."""
+        return tuple(self._notes)
+
+    def render(self, request: RenderRequest, report: Report) -> Iterator[RenderedFrame]:
+        """Yield the frames of the request's range in order. Raises BadShot, BadFile, and what `report` raises."""
+        self._notes = []
+        scene = _Scene(request, report, self._notes)
+        start, stop = request.settings.frame_range(request.solve)
+        scene.prepare(start, stop)
+        for t in range(start, stop):
+            report(Progress("rendering", t - start, stop - start))
+            yield scene.render(t)
+        report(Progress("rendering", stop - start, stop - start))
+        scene.conclude()
+
+
+@dataclass
+class _Canvas:
+    """The picture as it grows, back to front. depth: (H, W) of what is shown; invented: nothing in the footage."""
+
+    rgb: Picture
+    depth: Map
+    invented: NDArray[np.bool_]
+
+
+class _Scene:
+    """One request, with everything that its frames share."""
+
+    def __init__(self, request: RenderRequest, report: Report, notes: list[str]) -> None:
+        self.request, self.report, self.notes = request, report, notes
+        footage, solve, edit = request.footage.footage, request.solve, request.edit
+        self.fill = request.settings.options.get("fill", "all")
+        if self.fill not in FILLS:
+            raise BadShot(f"is {self.fill!r:.40}.", "settings.options.fill", f"Use one of {', '.join(FILLS)}.")
+        self.width, self.height = request.settings.size or (footage.width, footage.height)
+        self.source = solve.cameras.resized(self.width, self.height)
+        self.target = edit.cameras.resized(self.width, self.height)
+        self.picture = lru_cache(maxsize=max(6, (256 << 20) // (self.width * self.height * 3)))(self._picture)
+        self.surfaces = Surfaces(solve, self.source)
+        self.mattes = Mattes(solve, self.surfaces, self.picture)
+        self.plan: Plan = make_plan(solve, edit, self.source, self.target, self.mattes.numbers)
+        self.plates: list[Plate] = []
+        self.away = 0
+        self._last_report = 0.0
+
+    # --- preparation ---
+
+    def prepare(self, start: int, stop: int) -> None:
+        frames = len(self.request.solve)
+        if self.plan.identity[start:stop].all():
+            return
+        if not self.surfaces.known:
+            self.notes.append("No tracks and no depth: everything is taken as far away, so camera moves show no parallax.")
+        self.mattes.learn(chosen_frames(0, frames, 8), self._ticker("learning the objects", 16))
+        if self.fill == "none":
+            return
+        depths = self.surfaces.depth[self.surfaces.visible]
+        nearest = float(np.quantile(depths, 0.02)) if len(depths) else 1.0
+        if is_static(self.source, nearest):
+            chosen = chosen_frames(0, frames, max(3, min(24, (768 << 20) // (self.width * self.height * 3))))
+            tick = self._ticker("reading the background", len(chosen))
+            self.plates = [median_plate(chosen, self.picture, self.mattes.cut, tick)]
+        else:
+            chosen = chosen_frames(0, frames, max(3, min(16, (512 << 20) // (self.width * self.height * 3))))
+            tick = self._ticker("reading the background", len(chosen))
+            for frame in chosen:
+                shown = ~self.mattes.cut(frame)
+                self.plates.append(Plate(frame, self.picture(frame), shown, self.surfaces.measured(frame)))
+                tick()
+
+    def _ticker(self, stage: str, total: int) -> Any:
+        count = 0
+
+        def tick() -> None:
+            nonlocal count
+            count += 1
+            self.report(Progress(stage, min(count, total), total))
+
+        return tick
+
+    def _picture(self, frame: int) -> Picture:
+        rgb = self.request.footage.frame(frame)
+        if rgb.shape[:2] != (self.height, self.width):
+            shrinks = rgb.shape[0] > self.height and rgb.shape[1] > self.width
+            rgb = cv2.resize(rgb, (self.width, self.height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)  # type: ignore[assignment]
+        return rgb
+
+    def conclude(self) -> None:
+        if self.away:
+            self.notes.append(f"In {self.away} frames the camera sees nothing that the footage shows.")
+
+    # --- one frame ---
+
+    def render(self, t: int) -> RenderedFrame:
+        if self.plan.identity[t]:
+            return RenderedFrame(t, self.picture(t).copy(), np.zeros((self.height, self.width), np.uint8))
+        canvas = self._background(t)
+        layers = [(layer, self._motion(layer, t)) for layer in self.plan.layers if layer.source != BACKGROUND and layer.present[t]]
+        drawn = [d for layer, motion in layers if (d := self._warped(layer, motion, t)) is not None]
+        for layer_picture in sorted(drawn, key=lambda d: -d.distance):
+            layer_picture.over(canvas)
+        holes = canvas.invented
+        if self.fill == "all":
+            if holes.all():
+                self.away += 1
+                canvas.rgb[:] = GREY
+        else:
+            canvas.rgb[holes] = GREY
+        return RenderedFrame(t, canvas.rgb, holes.astype(np.uint8) * 255)
+
+    def _motion(self, layer: Layer, t: int) -> Motion:
+        if layer.unmoved[t] or not len(layer.rows):
+            return STILL
+        edit, tracks = self.request.edit, self.request.solve.tracks
+        s = int(layer.frames[t])
+        rows = layer.rows[edit.present[t, layer.rows]]
+        origin = edit.source_track[rows]
+        uv, depth = self.surfaces.uv[s, origin], self.surfaces.depth[s, origin]
+        good = depth > 0
+        if not good.any():
+            good = np.ones(len(rows), bool)
+            uv, depth = np.nan_to_num(uv), np.ones(len(rows))
+        weights = np.where(self.surfaces.visible[s, origin], 1.0, 0.02)[good]
+        distance = float(np.median(depth[good]))
+        grid = Grid.over(self.width, self.height, self.surfaces.coarse, self.surfaces.margin)
+        return fit_motion(tracks.positions[s, origin[good]], edit.positions[t, rows[good]], uv[good], weights, distance, grid)
+
+    def _views(self, s: int, t: int) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+        return (self.source.c2w[s], self.source.K[s]), (self.target.c2w[t], self.target.K[t])
+
+    def _background(self, t: int) -> _Canvas:
+        layer = self.plan.layers[0]
+        s = int(layer.frames[t])
+        picture = self.picture(s)
+        motion = self._motion(layer, t)
+        views = self._views(s, t)
+        margin = Grid.over(self.width, self.height, self.surfaces.coarse, self.surfaces.margin)
+        del margin
+        smooth = invert(
+            forward_map(self.surfaces.smooth(BACKGROUND, s), motion, *views),
+            Grid.over(self.width, self.height, self.surfaces.coarse),
+        )
+        behind = self._filled_depth(smooth)
+        if self.plan.camera_unmoved[t] and layer.unmoved[t]:
+            edited = tuple({l.source for l in self.plan.layers if not (l.unmoved[t] and l.present[t])} | self._unshown())
+            hole = self.mattes.cut(s, edited)
+            rgb = picture.copy()
+            depth = behind
+        else:
+            rgb, hole, depth = self._warped_background(s, t, motion, smooth, behind)
+        if not layer.present[t]:
+            hole[:] = True
+        invented = hole
+        if hole.any() and self.fill != "none":
+            ring = cv2.dilate(hole.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+            plate = rgb.copy()
+            left = fill_from_plates(self.plates, plate, ring, behind, views[1], self.source)
+            if self.fill == "all":
+                plate = push_pull(plate, left & hole)
+            blend = cv2.GaussianBlur(hole.astype(np.float32), (0, 0), 1.0)[..., None]
+            blend[left & ~hole] = 0
+            blend = np.where(hole[..., None], 1, blend)
+            rgb = np.rint(rgb + blend * (plate.astype(np.float32) - rgb)).astype(np.uint8)
+            invented = left & hole
+        return _Canvas(rgb, depth, invented)
+
+    def _unshown(self) -> set[int]:
+        shown = {layer.source for layer in self.plan.layers}
+        return set(self.mattes.numbers) - shown
+
+    def _filled_depth(self, inverse: Inverse) -> Map:
+        """The inverse's depth at every pixel, continued where nothing lands."""
+        disparity = np.where(inverse.valid, 1 / np.maximum(inverse.depth, 1e-9), 0).astype(np.float32)
+        if not inverse.valid.any():
+            return np.full((self.height, self.width), 1e9, np.float32)
+        if not inverse.valid.all():
+            weight = inverse.valid.astype(np.float32)
+            total, known = disparity.copy(), weight.copy()
+            sigma = 1.0
+            while (known < 1e-3).any() and sigma < 200:
+                sigma *= 2
+                wide = cv2.blur(disparity, (int(2 * sigma) | 1,) * 2, borderType=cv2.BORDER_CONSTANT)
+                wide_weight = cv2.blur(weight, (int(2 * sigma) | 1,) * 2, borderType=cv2.BORDER_CONSTANT)
+                fresh = (known < 1e-3) & (wide_weight > 1e-3)
+                total[fresh], known[fresh] = wide[fresh], wide_weight[fresh]
+            disparity = total / np.maximum(known, 1e-6)
+        full = inverse.grid.to_picture(disparity, self.width, self.height)
+        return 1 / np.maximum(full, 1e-9)
+
+    def _warped_background(
+        self, s: int, t: int, motion: Motion, smooth: Inverse, behind: Map
+    ) -> tuple[Picture, NDArray[np.bool_], Map]:
+        cut = self.mattes.cut(s)
+        measured = self.surfaces.measured(s)
+        depth = behind
+        inverse = smooth
+        if measured is not None:
+            inverse = invert(
+                forward_map(measured, motion, *self._views(s, t)), Grid.over(self.width, self.height, self.surfaces.fine)
+            )
+        x = inverse.grid.to_picture(inverse.x, self.width, self.height)
+        y = inverse.grid.to_picture(inverse.y, self.width, self.height)
+        valid = inverse.grid.to_picture(inverse.valid.astype(np.float32), self.width, self.height) > 0.99
+        if measured is not None:
+            depth = np.where(valid, inverse.grid.to_picture(inverse.depth, self.width, self.height), behind)
+        rgb = cv2.remap(self.picture(s), x - 0.5, y - 0.5, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+        inside = (x >= 0.5) & (y >= 0.5) & (x <= self.width - 0.5) & (y <= self.height - 0.5)
+        hidden = cv2.remap(cut.astype(np.uint8), x - 0.5, y - 0.5, cv2.INTER_NEAREST, borderValue=0) > 0
+        return rgb, ~(valid & inside) | hidden, depth
+
+    # --- objects ---
+
+    def _warped(self, layer: Layer, motion: Motion, t: int) -> _LayerPicture | None:
+        s = int(layer.frames[t])
+        matte = self.mattes.frame(s).get(layer.source)
+        if matte is None:
+            return None
+        inverse = invert(
+            forward_map(self.surfaces.smooth(layer.source, s), motion, *self._views(s, t)),
+            Grid.over(self.width, self.height, self.surfaces.coarse),
+        )
+        box = _box_of(inverse, matte)
+        if box is None:
+            return None
+        left, top, right, bottom = box
+        grid = inverse.grid
+        shifted = Grid(grid.origin_x - left, grid.origin_y - top, grid.step, grid.columns, grid.rows)
+        size = (right - left, bottom - top)
+        x, y, depth = (shifted.to_picture(a, *size) for a in (inverse.x, inverse.y, inverse.depth))
+        valid = shifted.to_picture(inverse.valid.astype(np.float32), *size)
+        rgb = cv2.remap(self.picture(s), x - 0.5, y - 0.5, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        alpha = cv2.remap(matte, x - 0.5, y - 0.5, cv2.INTER_LINEAR, borderValue=0).astype(np.float32) / 255
+        alpha *= valid > 0.5
+        return _LayerPicture((left, top), rgb, alpha, depth)
+
+
+@dataclass(frozen=True)
+class _LayerPicture:
+    """One object as the target camera sees it, at `corner` (x, y) of the picture."""
+
+    corner: tuple[int, int]
+    rgb: Picture
+    alpha: Map
+    depth: Map
+
+    @property
+    def distance(self) -> float:
+        solid = self.depth[self.alpha > 0.5]
+        return float(np.median(solid)) if len(solid) else 0.0
+
+    def over(self, canvas: _Canvas) -> None:
+        rows = slice(self.corner[1], self.corner[1] + self.alpha.shape[0])
+        columns = slice(self.corner[0], self.corner[0] + self.alpha.shape[1])
+        # A surface slightly behind is not hidden: the layers' depths are estimates, their order in the footage a fact.
+        alpha = np.where(self.depth < canvas.depth[rows, columns] * 1.08, self.alpha, 0)
+        below = canvas.rgb[rows, columns]
+        canvas.rgb[rows, columns] = np.rint(below + alpha[..., None] * (self.rgb.astype(np.float32) - below))
+        solid = alpha > 0.5
+        canvas.depth[rows, columns][solid] = self.depth[solid]
+        canvas.invented[rows, columns][solid] = False
+
+
+def _box_of(inverse: Inverse, matte: Picture) -> tuple[int, int, int, int] | None:
+    """left, top, right, bottom px of where the matte lands in the target picture, or None."""
+    height, width = matte.shape
+    size = 2 * int(np.ceil(inverse.grid.step)) + 1
+    thick = cv2.dilate(matte, np.ones((size, size), np.uint8))
+    lands = cv2.remap(thick, inverse.x - 0.5, inverse.y - 0.5, cv2.INTER_NEAREST, borderValue=0) > 0
+    lands &= cv2.dilate(inverse.valid.astype(np.uint8), np.ones((3, 3))) > 0
+    rows, columns = np.flatnonzero(lands.any(1)), np.flatnonzero(lands.any(0))
+    if not len(rows):
+        return None
+    step, grid = inverse.grid.step, inverse.grid
+    left = int(max(0, np.floor(grid.origin_x + (columns[0] - 1.5) * step)))
+    top = int(max(0, np.floor(grid.origin_y + (rows[0] - 1.5) * step)))
+    right = int(min(width, np.ceil(grid.origin_x + (columns[-1] + 1.5) * step)))
+    bottom = int(min(height, np.ceil(grid.origin_y + (rows[-1] + 1.5) * step)))
+    return (left, top, right, bottom) if right > left and bottom > top else None
