@@ -100,7 +100,8 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     from .broker import server
 
-    server.serve(arguments.home or connection.default_home())
+    home = arguments.home or connection.default_home()
+    server.serve(home, started=lambda running: print(f"retake: serving {home} at {running.control}", flush=True))
     return 0
 
 

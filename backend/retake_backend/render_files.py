@@ -72,17 +72,14 @@ def open_take(folder: Path, footage: Path, changes: dict[str, Any]) -> Job:
 
 
 def read_inputs(folder: Path, take: Take) -> tuple[Solve, Edit]:
-    """The solve and the edit of the take in `folder`: beside its frames, or, for takes made in Blender, the solve in
-    the folder that all takes of the .blend share. Raises RetakeError when they are missing or not the take's own.
-    """
-    beside, common = folder / SOLVE_FILE, folder.parent / "solves" / f"{take.solve_sha256}.npz"
-    solve = beside if beside.exists() else common
-    for path, written in ((solve, take.solve_sha256), (folder / EDIT_FILE, take.edit_sha256)):
+    """The solve and the edit beside a take's frames. Raises BadFile when they are missing or not the take's own."""
+    for name, written in ((SOLVE_FILE, take.solve_sha256), (EDIT_FILE, take.edit_sha256)):
+        path = folder / name
         if not path.is_file():
             raise BadFile("is missing.", str(path), "Without it the take cannot be rendered again.")
         if sha256(path) != written:
             raise BadFile("is not what this take was made from.", str(path), "Render the take again from its shot.")
-    return archive.load_solve(solve), archive.load_edit(folder / EDIT_FILE)
+    return archive.load_solve(folder / SOLVE_FILE), archive.load_edit(folder / EDIT_FILE)
 
 
 def read_edit(path: Path, solve: Solve) -> tuple[Edit, RenderSettings]:
