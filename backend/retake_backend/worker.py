@@ -124,7 +124,7 @@ class _Job:
         now = time.monotonic()
         if now - self._reported > _REPORT_SECONDS or progress.done >= progress.total:
             self._reported = now
-            self._tell("progress", stage=progress.stage, done=progress.done, total=progress.total)
+            self._tell("progress", stage=progress.stage[:80], done=int(progress.done), total=int(progress.total))
 
     def _check_cancelled(self) -> None:
         if self._order["job"] in self._cancelled:

@@ -60,6 +60,8 @@ REPLY_HEADER_BYTES = 1024 * 1024
 """What a client accepts from its broker: a list of jobs is longer than any request."""
 CHUNK_BYTES = 1024 * 1024
 MAX_BUFFERS = 16
+MAX_DEPTH = 16
+"""How deep the JSON of a header may nest: engine options are flat, and readers recurse."""
 WINDOW = 8
 
 FINAL = frozenset({"done", "failed", "cancelled"})
@@ -128,7 +130,7 @@ def encode(message: Message) -> list[Any]:
         header["re"] = message.re
     if message.buffers:
         header["buffers"] = [_describe(buffer) for buffer in message.buffers]
-    return [json.dumps(header, ensure_ascii=False, allow_nan=False).encode(), *message.buffers]
+    return [json.dumps(header, allow_nan=False).encode(), *message.buffers]
 
 
 def _describe(buffer: Any) -> dict[str, Any]:
@@ -158,18 +160,32 @@ def decode(frames: Sequence[Any], header_limit: int = HEADER_BYTES) -> Message:
 
 
 def parse_json(raw: bytes) -> dict[str, Any]:
-    """A JSON object from untrusted bytes. Raises Refused("malformed"), also for NaN and for nesting without end."""
+    """A JSON object from untrusted bytes. Raises Refused("malformed"), also for numbers that are not finite and for
+    nesting without end."""
     try:
-        header = json.loads(raw, parse_constant=_no_constant)
+        header = json.loads(raw, parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise _malformed(f"the header is not JSON ({type(error).__name__}: {error!s:.100}).") from None
     if not isinstance(header, dict):
         raise _malformed(f"the header is a JSON {type(header).__name__}, not an object.")
+    level: list[Any] = [header]
+    for _ in range(MAX_DEPTH):
+        nested = [value for value in level if isinstance(value, dict | list)]
+        level = [item for value in nested for item in (value.values() if isinstance(value, dict) else value)]
+    if level:
+        raise _malformed(f"the header nests deeper than {MAX_DEPTH}.")
     return header
 
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not allowed")
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{number[:20]} is out of range")
+    return value
 
 
 def _check_buffers(declared: Any, buffers: Sequence[Any]) -> None:

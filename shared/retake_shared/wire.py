@@ -124,7 +124,6 @@ class Link:
         self._endpoint = endpoint
         self._socket = context.socket(zmq.DEALER)
         _limit(self._socket)
-        self._socket.sndtimeo = SILENCE_MS
         self._socket.curve_serverkey = server_key.encode()
         self._socket.curve_publickey, self._socket.curve_secretkey = keys.public.encode(), keys.secret.encode()
         # A broker that comes back has another port and other keys: reconnecting would only hide that it is gone.
@@ -166,10 +165,16 @@ class Link:
                 "too_large", f"the request has {len(frames[0])} bytes; {protocol.HEADER_BYTES} may be sent.", kind,
                 "Shorten the prompt or the engine's options.",
             )  # fmt: skip
-        try:
-            self._socket.send_multipart(frames, copy=False)
-        except zmq.Again:
-            raise self._gone("the backend takes no more messages.") from None
+        deadline = time.monotonic() + SILENCE_MS / 1000
+        while True:
+            try:
+                self._socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+                break
+            except zmq.Again:  # the queue is full, or there is nobody left to send to
+                if self._monitor.poll(10):
+                    self._read_monitor()
+                elif time.monotonic() > deadline:
+                    raise self._gone("the backend takes no more messages.") from None
         return self._next_id
 
     def receive(self, timeout: float) -> Message | None:

@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS events (
     sequence INTEGER PRIMARY KEY AUTOINCREMENT, job TEXT NOT NULL, time REAL NOT NULL, event TEXT NOT NULL,
     data TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS events_by_job ON events (job, sequence);
+CREATE UNIQUE INDEX IF NOT EXISTS frames_once ON events (job, data) WHERE event = 'frame';
 """
 _LISTED = 200
 _KEPT_SECONDS = 30 * 24 * 3600
@@ -110,13 +111,9 @@ class JobStore:
 
     def frames(self, job: str, frames: list[dict[str, Any]]) -> None:
         """Store that these frames of a running job are there; those already told are not told again."""
-        told = {
-            row["data"] for row in self._db.execute("SELECT data FROM events WHERE job = ? AND event = 'frame'", (job,))
-        }
         with self._transaction():
             for frame in frames:
-                if json.dumps(frame) not in told:
-                    self._add(job, "frame", frame)
+                self._add(job, "frame", frame)
 
     def finish(self, job: str, state: str, data: dict[str, Any]) -> None:
         """Bring a job to its end, once: a job that has ended stays as it is."""
@@ -210,10 +207,11 @@ class JobStore:
 
     def _add(self, job: str, event: str, data: dict[str, Any]) -> None:
         cursor = self._db.execute(
-            "INSERT INTO events (job, time, event, data) VALUES (?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO events (job, time, event, data) VALUES (?, ?, ?, ?)",
             (job, time.time(), event, json.dumps(data)),
         )
-        self._db.execute("UPDATE jobs SET sequence = ? WHERE job = ?", (cursor.lastrowid, job))
+        if cursor.rowcount:
+            self._db.execute("UPDATE jobs SET sequence = ? WHERE job = ?", (cursor.lastrowid, job))
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -275,7 +275,7 @@ class Supervisor:
         self.deaths += 1
         if not worker.ready:
             self._failed_starts += 1
-            self._start_at = time.monotonic() + min(30.0, 0.5 * 2**self._failed_starts)
+            self._start_at = time.monotonic() + min(30.0, 0.25 * 2**self._failed_starts)
             if self._failed_starts >= ATTEMPTS:
                 what = f"The worker cannot be started. Its last words:\n{words}"
                 self._store.fail_queued({"what": what, "where": "backend", "remedy": "Set the backend up again."})

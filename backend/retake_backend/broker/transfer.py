@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import threading
@@ -72,7 +73,8 @@ class TransferThread(threading.Thread):
                     break
                 self._cache_full = self._assets.prune(self._cache_limit, set(json.loads(order))) > self._cache_limit
             if self._socket in ready:
-                self._serve(*wire.receive(self._socket))
+                with contextlib.suppress(zmq.Again):
+                    self._serve(*wire.receive(self._socket))
             self._drop_abandoned()
         for upload in self._uploads.values():
             upload.incoming.drop()
