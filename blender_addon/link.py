@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,20 @@ class Link:
             while True:
                 found.append(self._messages.get_nowait())
         return found
+
+    def wait(self, folder: Path, hear: Callable[[LinkMessage], None]) -> JobRecord:
+        """Block until the take in `folder` has ended. A KeyboardInterrupt cancels it, a second one gets through."""
+        while True:
+            try:
+                for message in self.messages():
+                    hear(message)
+                    if isinstance(message, TakeEnded) and message.folder == folder:
+                        return message.record
+                time.sleep(_POLL / 2)
+            except KeyboardInterrupt:
+                if folder in self._cancelled:
+                    raise
+                self.cancel(folder)
 
     def close(self, timeout: float = 3.0) -> None:
         """End the thread; the backend and its jobs go on."""

@@ -1,0 +1,241 @@
+"""The command line inside Blender: `blender -b [shot.blend] --command retake render | import ...`, and `batch.py`.
+
+Exit codes: 0 done, 2 bad input, 3 no take came of it (the backend, the engine or the disk failed), 130 stopped by the
+user. Progress goes to stdout, a line each; errors go to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import bpy
+from retake_shared import edit_script, fitting, formats
+from retake_shared.errors import RetakeError
+from retake_shared.shot import Edit, RenderSettings, Solve
+
+from . import preferences, rendering, takes
+from .link import Link
+from .scene import footage_clip, objects, readback, shots
+from .takes import JobRecord
+
+DONE, BAD_INPUT, NO_TAKE, STOPPED = 0, 2, 3, 130
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `render ...`, `import ...`, or the arguments of render alone; see the module for the exit codes."""
+    argv = list(argv)
+    if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
+        argv.insert(0, "render")
+    try:
+        arguments = _parser().parse_args(argv)
+    except SystemExit as end:  # argparse has said what is wrong
+        return int(end.code or 0)
+    try:
+        with _interruptible():
+            code: int = arguments.run(arguments)
+        return code
+    except KeyboardInterrupt:
+        print("Retake: stopped.", file=sys.stderr)
+        return STOPPED
+    except RetakeError as error:
+        print(f"Retake: {error}", file=sys.stderr)
+        return BAD_INPUT
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Blender keeps Ctrl-C to itself, and SIGTERM would end it without a word to the backend."""
+
+    def stop(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="retake", description="Render footage again along edited tracks and cameras.")
+    commands = parser.add_subparsers(required=True, metavar="render | import")
+
+    render = commands.add_parser(
+        "render", help="render the open .blend, or a shot from files", description=_render.__doc__
+    )
+    render.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="the take's folder; a take there is replaced"
+    )
+    render.add_argument("--shot", help="name of the shot in the .blend (the active one)")
+    render.add_argument(
+        "--footage", type=Path, metavar="F", help="a video; with --solve and --edit, instead of a .blend"
+    )
+    render.add_argument("--solve", type=Path, metavar="S", help="its solve, in any format that Retake reads")
+    render.add_argument("--edit", type=Path, metavar="E", help="JSON of moves, or .npz of target cameras and tracks")
+    render.add_argument("--engine", help="which engine renders")
+    render.add_argument("--prompt", help="what the picture shows, for engines that read it")
+    render.add_argument("--negative-prompt", metavar="PROMPT", help="what it must not show")
+    render.add_argument("--seed", type=int, metavar="N")
+    render.add_argument("--size", type=_size, metavar="WxH", help="of the take, in pixels")
+    render.add_argument("--frames", type=_frames, metavar="A:B", help="footage frames A to B - 1")
+    render.add_argument("--backend", metavar="COMMAND", help="the backend's program (as in the preferences)")
+    render.add_argument("--home", type=Path, metavar="DIR", help="the backend's folder (as in the preferences)")
+    render.set_defaults(run=_render)
+
+    bring = commands.add_parser("import", help="make a .blend of a shot", description=_import.__doc__)
+    bring.add_argument("--footage", required=True, type=Path, metavar="F")
+    bring.add_argument("--solve", required=True, type=Path, metavar="S")
+    bring.add_argument("--out", required=True, type=Path, metavar="FILE", help="the .blend to write")
+    bring.add_argument(
+        "--density", type=int, default=shots.DEFAULT_DENSITY, metavar="N", help="empties at most (%(default)s)"
+    )
+    bring.set_defaults(run=_import)
+    return parser
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, x, height = text.lower().partition("x")
+    if not (x and width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text} is not WIDTHxHEIGHT, as in 672x384")
+    return int(width), int(height)
+
+
+def _frames(text: str) -> tuple[int, int]:
+    start, colon, stop = text.partition(":")
+    if not (colon and start.isdecimal() and stop.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text} is not FIRST:STOP, as in 0:81")
+    return int(start), int(stop)
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    """Make a .blend of a video and its solve, with cameras, objects and tracks ready to be edited."""
+    root = shots.import_files(
+        bpy.context, str(arguments.footage.absolute()), str(arguments.solve.absolute()),
+        density=arguments.density, set_scene=True,
+    )  # fmt: skip
+    for line in root.retake.report.splitlines():
+        print(f"Retake: {line}")
+    out = arguments.out.absolute()
+    try:
+        bpy.ops.wm.save_as_mainfile(filepath=str(out))
+    except RuntimeError as error:
+        raise RetakeError(f"cannot be written ({str(error).strip()}).", str(out), "Choose another --out.") from None
+    print(f"Retake: {out}")
+    return DONE
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What to render: the shot's name and video, its solve, the edit of it, and the engine's settings."""
+
+    shot: str
+    footage: Path
+    solve: Solve
+    edit: Edit
+    settings: RenderSettings
+
+
+def _render(arguments: argparse.Namespace) -> int:
+    """Render the shot of the open .blend as it is keyed; or a video, its solve and an edit, without any .blend."""
+    job = _from_files(arguments) if arguments.footage or arguments.solve else _from_scene(arguments)
+    names = ("engine", "prompt", "negative_prompt", "seed", "size", "frames")
+    changes: dict[str, Any] = {n: getattr(arguments, n) for n in names if getattr(arguments, n) is not None}
+    job = replace(job, settings=replace(job.settings, **changes))
+    start, stop = job.settings.frame_range(job.solve)
+    record = JobRecord(job.shot, str(job.footage), job.settings, start, stop)
+
+    out = arguments.out.absolute()
+    folder = _folder_for(out)
+    takes.claim(folder, record)
+    place = preferences.backend_place(bpy.context)
+    if arguments.backend:
+        place = replace(place, command=arguments.backend, connection_file=None, may_start=True)
+    if arguments.home:
+        place = replace(place, home=arguments.home.absolute(), connection_file=None)
+    link = Link(place)
+    try:
+        link.render(folder, record, job.solve, job.edit)
+        record = link.wait(folder, rendering.Printer())
+    finally:
+        link.close()
+        if record.state != "done" and folder != out:
+            takes.delete(folder)
+    if record.state == "cancelled":
+        raise KeyboardInterrupt
+    if record.state != "done":
+        print(f"Retake: {record.error} {record.remedy}".rstrip(), file=sys.stderr)
+        return NO_TAKE
+    if folder != out:
+        takes.delete(out)
+        os.replace(folder, out)
+    take = takes.read_take(out)
+    for note in take.notes:
+        print(f"Retake: {note}")
+    rate = (stop - start) / max(take.seconds, 1e-6)
+    print(f"Retake: {out}: {stop - start} frames in {take.seconds:.1f} s ({rate:.1f} a second)")
+    return DONE
+
+
+def _from_scene(arguments: argparse.Namespace) -> _Job:
+    context = bpy.context
+    if arguments.shot:
+        root = next((root for root in rendering.shots() if root.name == arguments.shot), None)
+    else:
+        root = shots.active_shot(context) or next(rendering.shots(), None)
+    if root is None:
+        found = ", ".join(root.name for root in rendering.shots()) or "none"
+        raise RetakeError(f"there is no such shot in the .blend; it has: {found}.", bpy.data.filepath,
+                          "Open a .blend with a shot, or give --footage, --solve and --edit.")  # fmt: skip
+    settings = rendering.settings_of(root)
+    if arguments.edit:
+        solve = objects.current_solve(root)
+        edit, settings = edit_script.load(arguments.edit, solve)
+    else:
+        print("Retake: reading the edit", flush=True)
+        solve, edit = readback.read_edit(context, root)
+    return _Job(root.name, rendering.footage_path(root), solve, edit, settings)
+
+
+def _from_files(arguments: argparse.Namespace) -> _Job:
+    missing = [f"--{name}" for name in ("footage", "solve", "edit") if getattr(arguments, name) is None]
+    if missing:
+        raise RetakeError(f"{' and '.join(missing)} is missing.", "render", "Give all three, or open a .blend.")
+    path = arguments.footage.absolute()
+    footage = footage_clip.probe(str(path), bpy.context.scene)
+    solve, read_notes = formats.read(arguments.solve, footage)
+    solve, fit_notes = fitting.bind(footage, solve)
+    for note in (*read_notes, *fit_notes, fitting.check_convention(solve)):
+        print(f"Retake: {note}")
+    edit, settings = edit_script.load(arguments.edit, solve)
+    return _Job(path.stem, path, solve, edit, settings)
+
+
+def _folder_for(out: Path) -> Path:
+    """Where to render: `out` itself, or beside it while it holds an older take, which is kept until the new is whole."""
+    holds_take = (out / takes.TAKE_FILE).exists() or (out / takes.JOB_FILE).exists()
+    if holds_take:
+        return out.with_name(f".{out.name}.{os.getpid()}.part")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RetakeError("is in use and is not a take.", str(out), "Choose another folder with --out.")
+    return out
+
+
+_command: Any = None
+
+
+def register() -> None:
+    global _command
+    _command = bpy.utils.register_cli_command("retake", main)
+
+
+def unregister() -> None:
+    bpy.utils.unregister_cli_command(_command)

@@ -1,0 +1,168 @@
+"""Generate and Cancel: from the timeline to a take."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import bpy
+from bpy.props import StringProperty
+from retake_shared.errors import RetakeError
+from retake_shared.shot import Edit, Solve
+
+from .. import rendering
+from ..scene import readback, shots
+
+BUDGET = 0.025
+"""Seconds of reading the scene between two turns of the window."""
+
+
+def why_not(context: bpy.types.Context) -> str:
+    """Why nothing can be generated now; "" when it can."""
+    if context.mode not in ("OBJECT", "POSE"):
+        return "Leave edit mode first"
+    root = shots.active_shot(context)
+    if root is None:
+        return "Import a shot first"
+    if root.retake.target_camera is None:
+        return "The shot has no camera: set one in the Camera panel"
+    if rendering.busy(context):
+        return "A take is being rendered: cancel it, or wait"
+    return ""
+
+
+class RETAKE_OT_generate(bpy.types.Operator):
+    """Render the shot as it is keyed now into a new take. In the window this goes on in the background"""
+
+    bl_idname = "retake.generate"
+    bl_label = "Generate Take"
+    bl_options = {"REGISTER", "UNDO"}
+
+    folder: StringProperty(
+        name="Folder",
+        description="Where the take is written. Empty: a new, numbered folder beside the .blend",
+        subtype="DIR_PATH",
+        options={"SKIP_SAVE"},
+    )
+
+    _steps: Generator[int, None, tuple[Solve, Edit]] | None = None
+    _timer: bpy.types.Timer | None = None
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        reason = why_not(context)
+        cls.poll_message_set(reason)
+        return not reason
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        root = shots.active_shot(context)
+        try:
+            solve, edit = readback.read_edit(context, root)
+            folder = self._begin(context, root, solve, edit)
+        except RetakeError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        record = rendering.wait(context, folder)
+        if record.state == "done":
+            self.report({"INFO"}, f"{record.stop - record.start} frames in {folder}")
+            return {"FINISHED"}
+        self.report(
+            {"ERROR"} if record.state == "failed" else {"WARNING"},
+            f"{record.error} {record.remedy}".strip() or "Cancelled.",
+        )
+        return {"CANCELLED"}
+
+    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
+        root = shots.active_shot(context)
+        self._root_name = root.name
+        self._steps = readback.read_steps(context, root)
+        state = context.window_manager.retake
+        state.job, state.job_state, state.stage, state.cancel = rendering.READING, "READING", "reading the edit", False
+        state.done, state.total, state.started, state.message = 0, root.retake.frames, time.monotonic(), ""
+        self._timer = context.window_manager.event_timer_add(0.01, window=context.window)
+        context.window_manager.modal_handler_add(self)
+        return {"RUNNING_MODAL"}
+
+    def modal(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        state = context.window_manager.retake
+        if event.type == "ESC" or state.cancel:
+            self._stop(context)
+            self.report({"INFO"}, "Cancelled; nothing was sent")
+            return {"CANCELLED"}
+        if event.type != "TIMER":
+            # The sidebar's Cancel must work; anything else could change the scene between two frames.
+            return {"PASS_THROUGH"} if _over_sidebar(context, event) else {"RUNNING_MODAL"}
+        deadline = time.monotonic() + BUDGET
+        try:
+            while time.monotonic() < deadline:
+                state.done = next(self._steps)
+        except StopIteration as finished:
+            solve, edit = finished.value
+        except RetakeError as error:
+            self._stop(context)
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        else:
+            rendering.redraw()
+            return {"RUNNING_MODAL"}
+        self._stop(context)
+        root = bpy.data.objects.get(self._root_name)
+        try:
+            self._begin(context, root, solve, edit)
+        except RetakeError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        return {"FINISHED"}
+
+    def cancel(self, context: bpy.types.Context) -> None:
+        self._stop(context)
+
+    def _begin(self, context: bpy.types.Context, root: bpy.types.Object, solve: Solve, edit: Edit) -> Path:
+        settings = rendering.settings_of(root)
+        folder = Path(bpy.path.abspath(self.folder)) if self.folder else None
+        if folder is None and not bpy.data.filepath:
+            self.report({"WARNING"}, f"The .blend is not saved: the take goes into {rendering.takes_parent()}")
+        return rendering.begin(context, root, solve, edit, settings, folder)
+
+    def _stop(self, context: bpy.types.Context) -> None:
+        if self._steps is not None:
+            with contextlib.suppress(ReferenceError):  # another file was opened meanwhile
+                self._steps.close()  # puts the timeline back to the frame it was on
+            self._steps = None
+        if self._timer is not None:
+            context.window_manager.event_timer_remove(self._timer)
+            self._timer = None
+        state = context.window_manager.retake
+        state.job, state.job_state, state.cancel = "", "IDLE", False
+        rendering.redraw()
+
+
+def _over_sidebar(context: bpy.types.Context, event: bpy.types.Event) -> bool:
+    return any(
+        region.type == "UI"
+        and region.x <= event.mouse_x < region.x + region.width
+        and region.y <= event.mouse_y < region.y + region.height
+        for area in context.screen.areas
+        for region in area.regions
+    )
+
+
+class RETAKE_OT_cancel(bpy.types.Operator):
+    """Stop the take that is being rendered. The frames that have come are kept"""
+
+    bl_idname = "retake.cancel"
+    bl_label = "Cancel"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        cls.poll_message_set("No take is being rendered")
+        return rendering.busy(context) and not context.window_manager.retake.cancel
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        rendering.cancel(context)
+        return {"FINISHED"}
+
+
+register, unregister = bpy.utils.register_classes_factory((RETAKE_OT_generate, RETAKE_OT_cancel))

@@ -1,0 +1,100 @@
+"""Where the backend is and where it keeps its files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import bpy
+from bpy.props import BoolProperty, EnumProperty, StringProperty
+from retake_shared import connection
+
+from .launch import BACKEND_VARIABLE, Place
+
+PLACES = (
+    ("OWN", "On this computer", "Retake starts the backend when it is needed"),
+    ("RUNNING", "One that runs already", "Use a backend that somebody else started, by its connection file"),
+)
+
+
+class RetakePreferences(bpy.types.AddonPreferences):
+    """The preferences' page."""
+
+    bl_idname = __package__
+
+    place: EnumProperty(name="Backend", items=PLACES, default="OWN")
+    backend_command: StringProperty(
+        name="Program",
+        description="The retake program, the folder of its environment, its Python, or a command line. "
+        f"Empty: what ${BACKEND_VARIABLE} says, else retake on the PATH",
+        subtype="FILE_PATH",
+    )
+    start_automatically: BoolProperty(
+        name="Start When Needed", description="Generate starts the backend if it does not run", default=True
+    )
+    connection_file: StringProperty(
+        name="Connection File", description="The connection.json in that backend's folder", subtype="FILE_PATH"
+    )
+    cache_folder: StringProperty(
+        name="Cache", description="Where the backend keeps jobs, footage and its log. Empty: Retake's own folder",
+        subtype="DIR_PATH",
+    )  # fmt: skip
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = self.layout
+        layout.use_property_split, layout.use_property_decorate = True, False
+        layout.prop(self, "place", expand=True)
+        if self.place == "OWN":
+            layout.prop(self, "backend_command", placeholder="retake on the PATH")
+            layout.prop(self, "cache_folder", placeholder=str(default_home()))
+            layout.prop(self, "start_automatically")
+        else:
+            layout.prop(self, "connection_file", placeholder=str(default_home() / connection.FILE_NAME))
+        state = context.window_manager.retake
+        kind = next(
+            item
+            for item in state.bl_rna.properties["backend_state"].enum_items
+            if item.identifier == state.backend_state
+        )
+        box = layout.box()
+        box.label(text=f"{kind.name}: {state.backend_message or kind.description}")
+        row = box.row(align=True)
+        row.operator("retake.start_backend", icon="PLAY")
+        row.operator("retake.stop_backend", icon="SNAP_FACE")
+        row.operator("retake.test_backend", icon="CHECKMARK")
+
+
+def preferences(context: bpy.types.Context) -> RetakePreferences | None:
+    """The add-on's preferences; None when it is registered without being enabled, as a script may do."""
+    addon = context.preferences.addons.get(__package__)
+    return addon.preferences if addon else None
+
+
+def extension_folder(name: str) -> Path | None:
+    """A folder of our own among the user's Blender files; None when this does not run as an extension."""
+    try:
+        return Path(bpy.utils.extension_path_user(__package__, path=name, create=True))
+    except ValueError:
+        return None
+
+
+def default_home() -> Path:
+    """Where the backend keeps its files unless the user says otherwise."""
+    if os.environ.get("RETAKE_HOME"):
+        return connection.default_home()
+    return extension_folder("backend") or connection.default_home()
+
+
+def backend_place(context: bpy.types.Context) -> Place:
+    """Where the backend is, in plain values for the link's thread."""
+    chosen = preferences(context)
+    if chosen is None:
+        return Place(default_home())
+    home = Path(bpy.path.abspath(chosen.cache_folder)) if chosen.cache_folder else default_home()
+    if chosen.place == "RUNNING":
+        file = Path(bpy.path.abspath(chosen.connection_file)) if chosen.connection_file else home / connection.FILE_NAME
+        return Place(home, connection_file=file, may_start=False)
+    return Place(home, command=bpy.path.abspath(chosen.backend_command), may_start=chosen.start_automatically)
+
+
+register, unregister = bpy.utils.register_classes_factory((RetakePreferences,))

@@ -1,0 +1,433 @@
+"""Takes in the .blend: begun here, filled from the link's messages, found again when a file is opened.
+
+Only Blender's main thread runs this. A take is known by its folder, never by a reference that an undo or another file
+would leave dangling; whatever is missing in the .blend when a message comes is made again from the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import bpy
+from retake_shared.errors import BadShot, RetakeError
+from retake_shared.shot import Edit, RenderSettings, Solve
+
+from . import preferences, takes
+from .link import Backend, FrameArrived, Link, LinkMessage, Progress
+from .scene import sequencer
+from .takes import JobRecord, TakeOnDisk
+
+TICK = 0.1
+"""Seconds between two looks at the link's messages."""
+BUDGET = 0.03
+"""Seconds that one look may take."""
+
+READING = "reading"
+"""What `RetakeState.job` says instead of a folder while the edit is read and the take has none yet."""
+
+_link: Link | None = None
+_waiting: list[LinkMessage] = []
+
+
+def link(context: bpy.types.Context) -> Link:
+    """The link, which exists from its first use until the add-on is switched off."""
+    global _link
+    place = preferences.backend_place(context)
+    if _link is None:
+        _link = Link(place)
+    _link.move(place)
+    if not bpy.app.background and not bpy.app.timers.is_registered(_tick):
+        bpy.app.timers.register(_tick, persistent=True)
+    return _link
+
+
+def backend() -> Backend:
+    """What is known of the backend now."""
+    return _link.backend if _link else Backend()
+
+
+# ----------------------------------------------------------------------------------------------------- begin and end
+
+
+def settings_of(root: bpy.types.Object) -> RenderSettings:
+    """What the shot's panel asks for. Raises BadShot when the frame range leaves the shot."""
+    shot = root.retake
+    frames = None
+    if shot.use_range:
+        first, last = shot.range[0] - shot.start, shot.range[1] - shot.start
+        if not 0 <= first <= last < shot.frames:
+            end = shot.start + shot.frames - 1
+            raise BadShot(
+                f"the frame range {shot.range[0]} to {shot.range[1]} leaves the shot.", root.name,
+                f"Choose frames from {shot.start} to {end}, the first not after the last.",
+            )  # fmt: skip
+        frames = (first, last + 1)
+    return RenderSettings(
+        engine=shot.engine,
+        prompt=shot.prompt,
+        negative_prompt=shot.negative_prompt,
+        seed=shot.seed,
+        frames=frames,
+        size=tuple(shot.render_size) if shot.use_size else None,
+    )
+
+
+def takes_parent() -> Path:
+    """The folder in which new takes of this .blend get theirs."""
+    unsaved = preferences.extension_folder("unsaved_takes") or preferences.default_home() / "unsaved_takes"
+    return takes.takes_folder(bpy.data.filepath, unsaved)
+
+
+def footage_path(root: bpy.types.Object) -> Path:
+    """The shot's video. Raises BadShot when it is not where it was."""
+    path = Path(bpy.path.abspath(root.retake.footage))
+    if not path.exists():
+        raise BadShot("the footage is not there.", str(path), "Put it back, or set its path in the Shot panel.")
+    return path
+
+
+def begin(
+    context: bpy.types.Context,
+    root: bpy.types.Object,
+    solve: Solve,
+    edit: Edit,
+    settings: RenderSettings,
+    folder: Path | None = None,
+) -> Path:
+    """Start a take of the shot and list it; return its folder. Raises RetakeError.
+
+    folder: where the user wants it; None makes a numbered one beside the .blend.
+    """
+    edit.check_against(solve)
+    start, stop = settings.frame_range(solve)
+    record = JobRecord(root.name, str(footage_path(root)), settings, start, stop)
+    if folder is None:
+        folder = takes.create(takes_parent(), record)
+    else:
+        takes.claim(folder, record)
+    _list(root, TakeOnDisk(folder, record, None, {}))
+    _watch(context, folder)
+    link(context).render(folder, record, solve, edit)
+    return folder
+
+
+def begin_again(
+    context: bpy.types.Context, root: bpy.types.Object, folder: Path, settings: RenderSettings | None = None
+) -> Path:
+    """Render the edit of the take in `folder` once more, as a new take; return its folder. Raises RetakeError."""
+    old = takes.look(folder).record
+    record = JobRecord(
+        root.name,
+        str(footage_path(root)),
+        settings or old.settings,
+        old.start,
+        old.stop,
+        solve_sha256=old.solve_sha256,
+        edit_sha256=old.edit_sha256,
+    )
+    new = takes.create(folder.parent, record)
+    try:
+        for name in (takes.SOLVE_FILE, takes.EDIT_FILE):
+            _link_or_copy(folder / name, new / name)
+    except OSError as error:
+        takes.delete(new)
+        raise takes.cannot_write(new, error) from error
+    _list(root, TakeOnDisk(new, record, None, {}))
+    _watch(context, new)
+    link(context).render(new, record)
+    return new
+
+
+def resume(context: bpy.types.Context, root: bpy.types.Object, folder: Path) -> None:
+    """Go on with a take that failed or was cancelled, keeping the frames it has. Raises RetakeError."""
+    found = takes.look(folder)
+    record = replace(found.record, state="rendering", error="", remedy="", footage=str(footage_path(root)))
+    _list(root, replace(found, record=record))
+    _watch(context, folder)
+    link(context).render(folder, record)
+
+
+def cancel(context: bpy.types.Context) -> None:
+    """Stop the take that is rendered now; its frames are kept."""
+    state = context.window_manager.retake
+    state.cancel, state.stage = True, "stopping"
+    if state.job_state != "READING" and _link is not None:
+        _link.cancel(Path(state.job))
+
+
+def busy(context: bpy.types.Context) -> bool:
+    """Whether a take is being rendered."""
+    return bool(context.window_manager.retake.job)
+
+
+def wait(context: bpy.types.Context, folder: Path) -> JobRecord:
+    """Block until the take in `folder` has ended, for scripts and `-b`; tells on stdout how far it is."""
+    printer = Printer()
+
+    def hear(message: LinkMessage) -> None:
+        apply(message)
+        printer(message)
+
+    return link(context).wait(folder, hear)
+
+
+class Printer:
+    """Prints what the link says: each new stage and then a line a second, and what becomes of the backend."""
+
+    def __init__(self) -> None:
+        self._line, self._stage, self._told = "", "", 0.0
+
+    def __call__(self, message: LinkMessage) -> None:
+        if isinstance(message, Backend):
+            self._print(f"backend: {message.state.replace('_', ' ')}{message.what and f', {message.what}'}")
+        elif isinstance(message, Progress):
+            now = time.monotonic()
+            if message.stage != self._stage or message.done == message.total or now - self._told >= 1:
+                self._stage, self._told = message.stage, now
+                self._print(f"{message.stage} {message.done}/{message.total}" if message.total else message.stage)
+
+    def _print(self, line: str) -> None:
+        if line != self._line:
+            self._line = line
+            print(f"Retake: {line}", flush=True)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except FileNotFoundError:
+        raise
+    except OSError:  # a disk without links
+        shutil.copyfile(source, target)
+
+
+def _watch(context: bpy.types.Context, folder: Path) -> None:
+    state = context.window_manager.retake
+    state.job, state.job_state, state.stage, state.message = str(folder), "SENDING", "starting", ""
+    state.done = state.total = 0
+    state.cancel = False
+
+
+# --------------------------------------------------------------------------------------------------------- the list
+
+
+def shots() -> Iterator[bpy.types.Object]:
+    """The roots of all shots in the .blend."""
+    return (ob for ob in bpy.data.objects if ob.retake_role == "SHOT")
+
+
+def find(folder: Path) -> tuple[bpy.types.Object, bpy.types.RetakeTake] | None:
+    """The listed take that lies in `folder`, and its shot's root."""
+    for root in shots():
+        for item in root.retake.takes:
+            if Path(item.folder) == folder:
+                return root, item
+    return None
+
+
+def active_take(root: bpy.types.Object | None) -> bpy.types.RetakeTake | None:
+    """The take that is chosen in the shot's list."""
+    if root is None or not 0 <= root.retake.active_take < len(root.retake.takes):
+        return None
+    return root.retake.takes[root.retake.active_take]
+
+
+def _list(root: bpy.types.Object, found: TakeOnDisk) -> bpy.types.RetakeTake:
+    """The list's entry of a take, made if it is not there, as its folder says."""
+    shot = root.retake
+    item = next((item for item in shot.takes if Path(item.folder) == found.folder), None)
+    if item is None:
+        item = shot.takes.add()
+        item.folder, item.name = str(found.folder), found.folder.name.replace("_", " ").capitalize()
+        shot.active_take = len(shot.takes) - 1
+    record, take = found.record, found.take
+    item.job, item.state, item.message = (
+        record.job,
+        record.state.upper(),
+        " ".join((record.error, record.remedy)).strip(),
+    )
+    item.engine, item.prompt, item.seed = record.settings.engine, record.settings.prompt, record.settings.seed
+    item.frames = (record.start, record.stop)
+    item.size = record.settings.size or tuple(shot.size)
+    if take is not None:
+        item.seconds, item.created, item.size = take.seconds, take.created, (take.width, take.height)
+        item.message = "\n".join(take.notes)
+    return item
+
+
+def scene_of(root: bpy.types.Object) -> bpy.types.Scene:
+    """The scene whose sequencer gets the shot's takes."""
+    context = bpy.context
+    if context.scene is not None and root.name in context.scene.objects:
+        return sequencer.scene_of(context)
+    return root.users_scene[0] if root.users_scene else context.scene
+
+
+def fill_strip(root: bpy.types.Object, item: bpy.types.RetakeTake) -> None:
+    """Give the take's strip, made if need be, the frames that its folder holds without a gap from its first one on."""
+    folder = Path(item.folder)
+    frames = takes.frame_files(folder)
+    files = []
+    for index in range(item.frames[0], item.frames[1]):
+        if index not in frames:
+            break
+        files.append(folder / frames[index])
+    scene = scene_of(root)
+    strip = sequencer.find(scene, item.strip) if item.strip else None
+    if strip is None and files:
+        first = root.retake.start + item.frames[0]
+        length = item.frames[1] - item.frames[0]
+        strip = sequencer.add_take_strip(scene, files, f"{root.name} {item.name}", first, length)
+        item.strip = strip.name
+    elif strip is not None and len(files) > len(strip.elements):
+        sequencer.grow_strip(strip, files[len(strip.elements) :])
+
+
+def reconcile(context: bpy.types.Context) -> None:
+    """Make the lists say what the folders hold: moved folders, takes that a crash or an undo lost, jobs left open."""
+    parent = takes_parent() if bpy.data.filepath else None
+    listed = set()
+    for root in shots():
+        for item in root.retake.takes:
+            found = _look_again(item, parent)
+            if found is None:
+                item.state, item.message = "FAILED", "Its folder is gone. Delete the take, or put the folder back."
+                continue
+            listed.add(found.folder)
+            item.folder = str(found.folder)
+            _list(root, found)
+            _go_on(context, root, found)
+    roots = {root.name: root for root in shots()}
+    for folder in takes.scan(parent) if parent else []:
+        if folder in listed:
+            continue
+        with contextlib.suppress(RetakeError):
+            found = takes.look(folder)
+            only = next(iter(roots.values())) if len(roots) == 1 else None
+            root = roots.get(found.record.shot, only)
+            if root is not None:
+                fill_strip(root, _list(root, found))
+                _go_on(context, root, found)
+
+
+def _look_again(item: bpy.types.RetakeTake, parent: Path | None) -> TakeOnDisk | None:
+    places = [Path(item.folder)]
+    if parent is not None:
+        places.append(parent / places[0].name)
+    for place in places:
+        with contextlib.suppress(RetakeError):
+            found = takes.look(place)
+            if place == places[0] or found.record.job == item.job:
+                return found
+    return None
+
+
+def _go_on(context: bpy.types.Context, root: bpy.types.Object, found: TakeOnDisk) -> None:
+    if found.record.state == "rendering" and not bpy.app.background and not busy(context):
+        _watch(context, found.folder)
+        link(context).follow(found.folder, found.record)
+
+
+# ------------------------------------------------------------------------------------------------------ the messages
+
+
+def _tick() -> float:
+    pump(BUDGET)
+    return TICK
+
+
+def pump(budget: float) -> None:
+    """Apply messages of the link for at most about `budget` seconds; the rest waits for the next call."""
+    if _link is None:
+        return
+    _waiting.extend(_link.messages())
+    deadline = time.monotonic() + budget
+    changed = bool(_waiting)
+    while _waiting and time.monotonic() < deadline:
+        apply(_waiting.pop(0))
+    if changed:
+        redraw()
+
+
+def apply(message: LinkMessage) -> None:
+    """Bring one message of the link into the .blend. A message of a take that is in no list here changes nothing."""
+    state = bpy.context.window_manager.retake
+    if isinstance(message, Backend):
+        state.backend_state = message.state.upper()
+        state.backend_message = " ".join((message.what, message.remedy)).strip()
+        return
+    mine = state.job == str(message.folder)
+    if isinstance(message, Progress):
+        if mine and not state.cancel:
+            if state.stage != message.stage:
+                state.started = time.monotonic()
+            state.stage, state.done, state.total = message.stage, message.done, message.total
+            state.job_state = "RUNNING"
+        return
+    place = find(message.folder) or _found_again(message.folder)
+    if isinstance(message, FrameArrived):
+        if place is not None:
+            fill_strip(*place)
+        return
+    if place is not None:
+        found = TakeOnDisk(message.folder, message.record, None, {})
+        with contextlib.suppress(RetakeError):  # the folder may be gone, or its disk full
+            found = replace(takes.look(message.folder), record=message.record)
+        fill_strip(place[0], _list(place[0], found))
+    if mine:
+        state.job, state.job_state, state.cancel = "", "IDLE", False
+        record = message.record
+        state.message = f"{record.error} {record.remedy}".strip() if record.state == "failed" else ""
+
+
+def _found_again(folder: Path) -> tuple[bpy.types.Object, bpy.types.RetakeTake] | None:
+    """The take after an undo took it off its list; None when its shot is not in this .blend."""
+    with contextlib.suppress(RetakeError):
+        found = takes.look(folder)
+        root = bpy.data.objects.get(found.record.shot)
+        if root is not None and root.retake_role == "SHOT" and folder.parent == takes_parent():
+            return root, _list(root, found)
+    return None
+
+
+def redraw() -> None:
+    """Have the areas that show takes drawn again."""
+    for window in bpy.context.window_manager.windows:
+        for area in window.screen.areas:
+            if area.type in ("VIEW_3D", "SEQUENCE_EDITOR"):
+                area.tag_redraw()
+
+
+def time_left(state: bpy.types.RetakeState) -> str:
+    """In words, how long the running stage will take; "" while that cannot be said."""
+    if not state.done or state.done >= state.total:
+        return ""
+    seconds = (time.monotonic() - state.started) * (state.total - state.done) / state.done
+    return f"{seconds:.0f} s left" if seconds < 90 else f"{seconds / 60:.0f} min left"
+
+
+@bpy.app.handlers.persistent
+def _on_load(_path: str = "", _unused: object = None) -> None:
+    state = bpy.context.window_manager.retake
+    state.job, state.job_state, state.message = "", "IDLE", ""
+    reconcile(bpy.context)
+
+
+def register() -> None:
+    bpy.app.handlers.load_post.append(_on_load)
+
+
+def unregister() -> None:
+    global _link
+    bpy.app.handlers.load_post.remove(_on_load)
+    if bpy.app.timers.is_registered(_tick):
+        bpy.app.timers.unregister(_tick)
+    if _link is not None:
+        _link.close()
+        _link = None
+    _waiting.clear()
