@@ -405,7 +405,10 @@ class RenderSettings:
         """(start, stop) inside the solve. Raises BadShot when the range leaves it."""
         start, stop = self.frames or (0, len(solve))
         _require(
-            stop <= len(solve), f"frame range {start}:{stop} leaves the solve's {len(solve)} frames.", "settings.frames"
+            stop <= len(solve),
+            f"frame range {start}:{stop} leaves the solve's {len(solve)} frames.",
+            "settings.frames",
+            f"Use a range within 0:{len(solve)}.",
         )
         return start, stop
 
