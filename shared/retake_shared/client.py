@@ -244,6 +244,7 @@ class Client:
         if since is not None:
             fields |= {"epoch": since[0], "since": since[1]}
         reply = self._control.ask("subscribe", self.timeout, **fields).fields
+        self._control.forget_unasked()  # what came before the reply belongs to the subscription before
         jobs = tuple(JobState.from_json(entry) for entry in reply["jobs"])
         return Snapshot(reply["epoch"], reply["sequence"], jobs)
 
@@ -338,6 +339,7 @@ def start_or_find(home: Path, command: Sequence[str], timeout: float = 30.0) -> 
     The new one is detached: it outlives this process; what it prints goes to `home`/backend.log. Raises StartFailed
     with the last lines of that log, VersionMismatch when the running one speaks another protocol.
     """
+    home = home.absolute()
     file = home / connection.FILE_NAME
     running = _running(file)
     if running is not None:

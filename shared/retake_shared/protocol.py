@@ -56,7 +56,7 @@ from .errors import RetakeError
 
 VERSIONS = (1,)
 HEADER_BYTES = 64 * 1024
-REPLY_HEADER_BYTES = 1024 * 1024
+REPLY_HEADER_BYTES = 2 * 1024 * 1024
 """What a client accepts from its broker: a list of jobs is longer than any request."""
 CHUNK_BYTES = 1024 * 1024
 MAX_BUFFERS = 16

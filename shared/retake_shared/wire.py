@@ -219,6 +219,10 @@ class Link:
             if message is None or message.kind == "event":
                 return message
 
+    def forget_unasked(self) -> None:
+        """Drop the events that were kept so far."""
+        self._unasked.clear()
+
     def _read_monitor(self) -> None:
         event = recv_monitor_message(self._monitor)["event"]
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:

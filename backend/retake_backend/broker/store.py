@@ -33,7 +33,7 @@ CREATE TABLE IF NOT EXISTS events (
 CREATE INDEX IF NOT EXISTS events_by_job ON events (job, sequence);
 CREATE UNIQUE INDEX IF NOT EXISTS frames_once ON events (job, data) WHERE event = 'frame';
 """
-_LISTED = 200
+_LISTED = 100
 _KEPT_SECONDS = 30 * 24 * 3600
 
 
@@ -235,6 +235,7 @@ class JobStore:
 
 
 def _entry(row: sqlite3.Row) -> dict[str, Any]:
+    error = {name: words[:800] for name, words in json.loads(row["error"]).items()} if row["error"] else None
     return {
         "job": row["job"],
         "state": row["state"],
@@ -243,5 +244,5 @@ def _entry(row: sqlite3.Row) -> dict[str, Any]:
         "created": row["created"],
         "sequence": row["sequence"],
         "cancelling": bool(row["cancelling"]),
-        "error": json.loads(row["error"]) if row["error"] else None,
+        "error": error,
     }

@@ -1,6 +1,9 @@
 """A job from submit to take, over real sockets and through real processes."""
 
 import json
+import subprocess
+import sys
+import threading
 import time
 import uuid
 
@@ -217,6 +220,57 @@ def test_an_asset_of_many_chunks_travels_whole_and_can_be_stopped(shared_backend
         client.fetch(name, tmp_path / "whole")
         assert (tmp_path / "whole").read_bytes() == content
         assert [path.name for path in tmp_path.iterdir()] == ["whole"]
+
+
+def test_the_preview_engine_works_through_the_broker(shared_backend, shot, tmp_path):
+    with shared_backend.client() as client, FootageReader(shot.footage) as reader:
+        events = list(client.events(shot.submit(client, engine="preview"), timeout=60))
+        assert kinds(events) == ["queued", "running", "done"], events[-1].data
+        frame = next(e.data for e in events if e.kind == "frame" and e.data["kind"] == "rgb" and e.data["index"] == 5)
+        client.fetch(frame["sha256"], tmp_path / "5.png")
+        picture = cv2.cvtColor(cv2.imread(str(tmp_path / "5.png")), cv2.COLOR_BGR2RGB)
+        assert np.array_equal(picture, reader.frame(5)), "an edit that changes nothing gives the footage back"
+
+
+def test_a_cancel_does_not_wait_behind_pixels(shared_backend, shot):
+    stop = threading.Event()
+
+    def pour():
+        with shared_backend.client() as client:
+            while not stop.is_set():
+                client.ensure_asset(np.random.default_rng().bytes(8 * protocol.CHUNK_BYTES))
+
+    pouring = threading.Thread(target=pour)
+    pouring.start()
+    try:
+        with shared_backend.client() as client:
+            seconds = []
+            for _ in range(20):
+                began = time.monotonic()
+                client.cancel("0" * 32)
+                seconds.append(time.monotonic() - began)
+                time.sleep(0.05)
+    finally:
+        stop.set()
+        pouring.join()
+    assert sorted(seconds)[-3] < 0.1, seconds
+
+
+def test_a_new_subscription_is_not_mixed_with_the_one_before(shared_backend, shot):
+    with shared_backend.client() as client:
+        client.subscribe(("", 0))
+        other = shot.submit(client)
+        job = shot.submit(client, frames=(0, 1))
+        assert {event.job for event in client.events(job, timeout=30)} == {job}
+        assert client.job(other).state == "done"
+
+
+def test_the_broker_loads_no_pictures_and_no_engine():
+    code = (
+        "import sys, retake_backend.broker.server; "
+        "print(sorted({'numpy', 'torch', 'cv2', 'av', 'retake_backend.engines'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 def wait_for(client, *wanted, timeout=15):
