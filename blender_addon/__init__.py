@@ -3,9 +3,23 @@
 `scene` holds the shot as bpy data, `operators` are thin calls of its functions, `link` talks to the backend.
 """
 
-from . import properties
+from . import cli, panels, preferences, properties, rendering
+from .operators import backend, camera, choosing, editing, generating, importing, taking
 
-_MODULES = (properties,)
+_MODULES = (
+    properties,
+    preferences,
+    rendering,
+    importing,
+    choosing,
+    editing,
+    camera,
+    generating,
+    taking,
+    backend,
+    panels,
+    cli,
+)
 
 
 def register() -> None:
@@ -15,5 +29,6 @@ def register() -> None:
 
 
 def unregister() -> None:
+    """Called when the add-on is switched off, and when Blender closes."""
     for module in reversed(_MODULES):
         module.unregister()

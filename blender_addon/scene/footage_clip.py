@@ -10,9 +10,7 @@ from retake_shared.errors import BadFile
 from retake_shared.shot import Footage
 
 from . import sequencer
-
-PICTURES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".exr", ".webp", ".bmp"}
-
+from .pairing import PICTURES
 
 def load_clip(path: str) -> bpy.types.MovieClip:
     """The video, picture sequence (its first picture) or folder of pictures at `path` as a new movie clip.

@@ -7,8 +7,7 @@ the solve, it is the solve's value, so that an unedited shot reads back as exact
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 
 import bpy
@@ -16,12 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from retake_shared import geometry
 from retake_shared.errors import BadShot
-from retake_shared.shot import BACKGROUND, Cameras, Edit, Solve
+from retake_shared.shot import Edit, Solve
 
-from . import camera, curves, objects, reference
-
-NOISE = 8 * float(np.finfo(np.float32).eps)
-"""Relative rounding of a float32 position after its chain of parents; about 1e-3 px in the picture."""
+from . import curves, objects, reference, target_camera
+from .evaluation import NOISE, everything_evaluated, snap
 
 NEIGHBOURS = 4
 """A track without an empty deviates from its handle as this many nearest empties of its object do."""
@@ -48,28 +45,29 @@ def read_steps(context: bpy.types.Context, root: bpy.types.Object) -> Generator[
     """
     solve = objects.current_solve(root)
     cast = _cast(context.scene, root, solve)
-    target_camera = _target_camera(context.scene, root)
+    target = target_camera.find(context.scene, root)
     measured = _Measured.empty(len(solve), len(cast.empties), len(cast.handles))
-    with _everything_evaluated(context, root, [target_camera, *cast.handles, *cast.empties]):
+    with everything_evaluated(context, root, [target, *cast.handles, *cast.empties]):
         scene = context.scene
         everything = scene.objects
         place = {ob.as_pointer(): index for index, ob in enumerate(everything)}
         empties, handles, (root_at, camera_at) = (
             np.array([place[ob.as_pointer()] for ob in group], np.int64)
-            for group in (cast.empties, cast.handles, (root, target_camera))
+            for group in (cast.empties, cast.handles, (root, target))
         )
         buffer = np.empty((len(everything), 4, 4), np.float32)
-        shot = root.retake
+        start = root.retake.start
         for frame in range(len(solve)):
-            scene.frame_set(shot.start + frame)
+            scene.frame_set(start + frame)
+            if len(everything) != len(buffer):
+                raise BadShot("it changed while it was read.", scene.name, "Start again and leave it alone meanwhile.")
             everything.foreach_get("matrix_world", buffer.ravel())
             measured.positions[frame] = buffer[empties, 3, :3]
             measured.handles[frame] = buffer[handles].swapaxes(1, 2)
             measured.root[frame], measured.camera[frame] = buffer[root_at].T, buffer[camera_at].T
             depsgraph = context.evaluated_depsgraph_get()
-            measured.projection[frame] = target_camera.evaluated_get(depsgraph).calc_matrix_camera(
-                depsgraph, x=shot.size[0], y=shot.size[1], scale_x=shot.pixel_aspect[0], scale_y=shot.pixel_aspect[1]
-            )
+            evaluated = target.evaluated_get(depsgraph)
+            measured.projection[frame] = target_camera.projection(evaluated, depsgraph, root)
             measured.removed[frame] = [
                 handle.evaluated_get(depsgraph).retake_handle.removed for handle in cast.handles
             ]
@@ -139,53 +137,6 @@ def _cast(scene: bpy.types.Scene, root: bpy.types.Object, solve: Solve) -> _Cast
 
 def _has_handle(handles: list[bpy.types.Object], number: int) -> bool:
     return any(handle.retake_handle.number == number for handle in handles)
-
-
-def _target_camera(scene: bpy.types.Scene, root: bpy.types.Object) -> bpy.types.Object:
-    target = root.retake.target_camera
-    if target is None or scene.objects.get(target.name) != target:
-        raise BadShot("the shot has no camera.", root.name, "Choose one in the panel, or undo its deletion.")
-    if target.type != "CAMERA" or target.data.type != "PERSP":
-        raise BadShot("it is not a perspective camera.", target.name, "Set its lens type to Perspective.")
-    return target
-
-
-@contextmanager
-def _everything_evaluated(
-    context: bpy.types.Context, root: bpy.types.Object, parts: list[bpy.types.Object]
-) -> Iterator[None]:
-    """Restore the frame at the end, and see to it that Blender evaluates all parts: it skips what is disabled.
-
-    An eye that is closed does no harm; a disabled object, or a collection that is disabled or excluded, does.
-    """
-    scene = context.scene
-    frame, subframe = scene.frame_current, scene.frame_subframe
-    disabled = [(ob, "hide_viewport", True) for ob in {root, *parts} if ob.hide_viewport]
-    layers = [layer for layer in _layers(context.view_layer.layer_collection) if _holds_parts(layer, root, parts)]
-    disabled += [(layer.collection, "hide_viewport", True) for layer in layers if layer.collection.hide_viewport]
-    # Including a collection again includes those below it, so the states of all are remembered, outermost first.
-    if any(layer.exclude for layer in layers):
-        disabled += [(layer, "exclude", layer.exclude) for layer in _layers(context.view_layer.layer_collection)][1:]
-    try:
-        for thing, name, _ in disabled:
-            if name != "exclude" or thing in layers:
-                setattr(thing, name, False)
-        yield
-    finally:
-        for thing, name, value in disabled:
-            setattr(thing, name, value)
-        scene.frame_set(frame, subframe=subframe)
-
-
-def _layers(layer: bpy.types.LayerCollection) -> list[bpy.types.LayerCollection]:
-    return [layer, *(below for child in layer.children for below in _layers(child))]
-
-
-def _holds_parts(
-    layer: bpy.types.LayerCollection, root: bpy.types.Object, parts: list[bpy.types.Object]
-) -> bool:
-    held = layer.collection.all_objects
-    return held.get(root.name) is not None or any(held.get(part.name) is not None for part in parts[:1])
 
 
 # ----------------------------------------------------------------------------------------- numbers to an edit
@@ -266,10 +217,10 @@ def _edit(solve: Solve, root: bpy.types.Object, cast: _Cast, measured: _Measured
             """Where rows are at rest, and where the handle alone takes them: (T, M, 3) each, in the root's space."""
             rest = geometry.sample_rows(solve.tracks.positions[:, rows], shown) - origin
             reach = np.abs(rest).max(-1, initial=0.0) + np.abs(centre).max() + far[:, None] * grow[:, None]
-            return rest, _snap(geometry.transform(handles[:, index], rest - centre), rest, NOISE * reach)
+            return rest, snap(geometry.transform(handles[:, index], rest - centre), rest, NOISE * reach)
 
         rest, moved = carried(cast.rows[hung])
-        read = _snap(positions[:, hung], rest, noise[:, hung])
+        read = snap(positions[:, hung], rest, noise[:, hung])
         targets.add(read + origin, present, cast.rows[hung], shown, number, not first)
         if len(dense):
             deviation = np.where(read == rest, 0.0, read - moved)
@@ -284,7 +235,7 @@ def _edit(solve: Solve, root: bpy.types.Object, cast: _Cast, measured: _Measured
     for number in np.unique(solve.tracks.objects[cast.rows[loose]]).tolist():
         own = loose[solve.tracks.objects[cast.rows[loose]] == number]
         rest = solve.tracks.positions[:, cast.rows[own]] - origin
-        read = _snap(positions[:, own], rest, noise[:, own]) + origin
+        read = snap(positions[:, own], rest, noise[:, own]) + origin
         targets.add(read, np.ones(frames, bool), cast.rows[own], identity, number, False)
         covered[cast.rows[own]] = True
 
@@ -296,19 +247,17 @@ def _edit(solve: Solve, root: bpy.types.Object, cast: _Cast, measured: _Measured
             targets.add(
                 solve.tracks.positions[:, gone[own]], nothing[:, own], gone[own], identity, number, False
             )
-    return _assemble(solve, root, measured, to_local, grow, targets, names)
+    return _assemble(solve, root, measured, targets, names)
 
 
 def _assemble(
     solve: Solve,
     root: bpy.types.Object,
     measured: _Measured,
-    to_local: NDArray[np.float64],
-    grow: NDArray[np.float64],
     targets: _Targets,
     names: dict[int, str],
 ) -> Edit:
-    cameras = _cameras(solve, root, measured, to_local, grow)
+    cameras = target_camera.cameras_from(solve.cameras, root, measured.root, measured.camera, measured.projection)
     if not targets.rows:
         return Edit.identity(replace(solve, cameras=cameras))
     rows, is_copy = np.concatenate(targets.rows), np.concatenate(targets.is_copy)
@@ -339,37 +288,6 @@ def _numbers(handles: list[bpy.types.Object], names: dict[int, str]) -> list[int
             names[number] = handle.retake_handle.label
         numbers.append(number)
     return numbers
-
-
-def _cameras(
-    solve: Solve,
-    root: bpy.types.Object,
-    measured: _Measured,
-    to_local: NDArray[np.float64],
-    grow: NDArray[np.float64],
-) -> Cameras:
-    source, origin = solve.cameras, np.array(root.retake.origin)
-    c2w = camera.poses_from_matrices(to_local @ measured.camera)
-    noise = NOISE * grow * (np.linalg.norm(measured.camera[:, :3, 3], axis=1) + np.linalg.norm(measured.root[:, :3, 3], axis=1))
-    rest = source.c2w[:, :3, 3] - origin
-    c2w[:, :3, 3] = _snap(c2w[:, :3, 3], rest, noise) + origin
-    still = np.abs(c2w[:, :3, :3] - source.c2w[:, :3, :3]).max((1, 2)) < NOISE
-    c2w[still, :3, :3] = source.c2w[still, :3, :3]
-    # A position that is the solve's own must not have gone through "- origin + origin".
-    same = (c2w[:, :3, 3] == rest + origin).all(1)
-    c2w[same, :3, 3] = source.c2w[same, :3, 3]
-
-    K = camera.intrinsics_from_projection(
-        measured.projection, source.K, source.width, source.height, tuple(root.retake.pixel_aspect)
-    )
-    K = np.where(np.abs(K - source.K) <= NOISE * np.maximum(np.abs(source.K), source.width), source.K, K)
-    return Cameras(c2w, K, source.width, source.height)
-
-
-def _snap(values: NDArray[np.float64], rest: NDArray[np.float64], noise: NDArray[np.float64]) -> NDArray[np.float64]:
-    """values (..., 3), or rest where the two are within noise (...) of each other."""
-    near = np.linalg.norm(values - rest, axis=-1) <= noise
-    return np.where(near[..., None], rest, values)
 
 
 def _spread(

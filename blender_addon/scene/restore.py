@@ -15,7 +15,7 @@ from retake_shared.errors import BadShot
 from retake_shared.retiming import retimed_frames
 from retake_shared.shot import Edit, Solve
 
-from . import camera, curves, objects, tracks
+from . import curves, objects, target_camera, tracks
 
 _ROUNDS = 8
 """Of reweighting, so that a few tracks that were moved by themselves do not pull their object along."""
@@ -31,15 +31,13 @@ def restore(context: bpy.types.Context, root: bpy.types.Object, solve: Solve, ed
     edit.check_against(solve)
     if solve.tracks.positions.shape != current.tracks.positions.shape or len(edit) != root.retake.frames:
         raise BadShot("was made from another solve than this shot.", root.name, "Import that footage and solve again.")
-    target = root.retake.target_camera
-    if target is None:
-        raise BadShot("the shot has no camera.", root.name, "Set one in the Camera panel.")
+    target_camera.find(context.scene, root)
 
     numbers = [int(number) for number in np.unique(edit.objects)]
     for number in np.unique(solve.tracks.objects).tolist():
         _own_handle(root, solve, number)
     _assign_as(root, solve, current)
-    _key_camera(root, target, edit)
+    target_camera.write(root, edit.cameras)
     notes, used = [], set()
     for number in sorted(numbers, key=lambda n: n not in solve.object_names):
         columns = np.flatnonzero(edit.objects == number)
@@ -68,14 +66,6 @@ def _assign_as(root: bpy.types.Object, solve: Solve, current: Solve) -> None:
     for number in np.unique(solve.tracks.objects[moved]).tolist():
         rows = np.flatnonzero(moved & (solve.tracks.objects == number))
         objects.assign(root, rows.tolist(), objects.own_handle(root, number))
-
-
-def _key_camera(root: bpy.types.Object, target: bpy.types.Object, edit: Edit) -> None:
-    target.constraints.clear()
-    target.parent, target.matrix_parent_inverse = root, Matrix.Identity(4)
-    target.rotation_mode, target.scale = "QUATERNION", (1, 1, 1)
-    shot = root.retake
-    camera.key(target, edit.cameras, np.array(shot.origin), tuple(shot.pixel_aspect), shot.start)
 
 
 def _handle_for(

@@ -10,7 +10,7 @@ from pathlib import Path
 import bpy
 import numpy as np
 from numpy.typing import NDArray
-from retake_shared import camera_moves
+from retake_shared import camera_moves, fitting, formats
 from retake_shared.errors import BadShot
 from retake_shared.shot import Cameras, Footage, Solve
 
@@ -31,14 +31,21 @@ def active_shot(context: bpy.types.Context) -> bpy.types.Object | None:
 
 
 def import_files(
-    context: bpy.types.Context, footage_path: str, solve_path: str, *, density: int = DEFAULT_DENSITY, set_scene: bool
+    context: bpy.types.Context,
+    footage_path: str,
+    solve_path: str,
+    *,
+    density: int = DEFAULT_DENSITY,
+    set_scene: bool,
+    step: int | None = None,
 ) -> bpy.types.Object:
-    """Read a video and a solver's output and import them; see `import_shot`. Raises RetakeError, the scene untouched."""
-    from retake_shared import fitting, formats
+    """Read a video and a solver's output and import them; see `import_shot` and `fitting.bind` (step).
 
+    Raises RetakeError, the scene untouched.
+    """
     footage = footage_clip.probe(footage_path, context.scene)
-    solve, notes = formats.read(Path(bpy.path.abspath(solve_path)), footage)
-    solve, fitted = fitting.bind(footage, solve)
+    solve, notes = formats.read(bpy.path.abspath(solve_path), footage)
+    solve, fitted = fitting.bind(footage, solve, step)
     report = [*notes, *fitted, fitting.check_convention(solve)]
     root = import_shot(context, footage, solve, density=density, set_scene=set_scene, report=report)
     root.retake.solve = solve_path

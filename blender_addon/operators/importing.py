@@ -1,0 +1,154 @@
+"""Import: a video and its solve, from the button, by dropping either on the viewport, or from a script."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import bpy
+from bpy.props import BoolProperty, IntProperty, StringProperty
+from retake_shared.errors import BadFile, RetakeError
+
+from ..scene import footage_clip, pairing, shots
+
+
+class RETAKE_OT_import_shot(bpy.types.Operator):
+    """Bring a video and its solved cameras and tracks into the scene"""
+
+    bl_idname = "retake.import_shot"
+    bl_label = "Import Shot"
+    bl_options = {"REGISTER", "UNDO"}
+
+    footage: StringProperty(
+        name="Footage",
+        description="The video, or the first picture of a sequence. Empty: the one that lies with the solve",
+        subtype="FILE_PATH",
+        options={"SKIP_SAVE"},
+    )
+    solve: StringProperty(
+        name="Solve",
+        description="A result of SpatialTrackerV2, TAPIP3D, ViPE, COLMAP or Retake. Empty: the one with the video",
+        subtype="FILE_PATH",
+        options={"SKIP_SAVE"},
+    )
+    density: IntProperty(
+        name="Empties",
+        description="At most so many tracks become empties; the others follow their object",
+        default=shots.DEFAULT_DENSITY,
+        min=0,
+        soft_max=5000,
+    )
+    set_scene: BoolProperty(
+        name="Set up the scene",
+        description="Give the scene the footage's frame rate, size, range and a neutral view transform",
+        default=True,
+    )
+    step: IntProperty(
+        name="Every n-th frame",
+        description="The solver looked at every n-th frame of the video only. 0: find out",
+        default=0,
+        min=0,
+    )
+    # What the file browser and a drop on the window fill in.
+    filepath: StringProperty(subtype="FILE_PATH", options={"HIDDEN", "SKIP_SAVE"})
+    filter_glob: StringProperty(
+        default=";".join(f"*{suffix}" for suffix in (*pairing.VIDEOS, *pairing.PICTURES, *pairing.SOLVES)),
+        options={"HIDDEN", "SKIP_SAVE"},
+    )
+    browsing: BoolProperty(options={"HIDDEN", "SKIP_SAVE"})
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        cls.poll_message_set("Leave edit mode first")
+        return context.mode == "OBJECT"
+
+    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
+        if not (self.footage or self.solve or self.filepath):
+            self.browsing = True
+            context.window_manager.fileselect_add(self)
+            return {"RUNNING_MODAL"}
+        try:
+            footage, _ = self._files()
+            self._at_stake = footage_clip.settings_at_stake(context.scene, footage_clip.probe(footage, context.scene))
+        except RetakeError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        if self._at_stake or self.filepath:
+            return context.window_manager.invoke_props_dialog(self, width=420, confirm_text="Import")
+        return self.execute(context)
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        try:
+            footage, solve = self._files()
+            if self.browsing and not bpy.app.background:
+                # The browser is closed now; what the scene would lose is asked for in a dialog of its own.
+                return bpy.ops.retake.import_shot(
+                    "INVOKE_DEFAULT", footage=footage, solve=solve, density=self.density, set_scene=self.set_scene,
+                    step=self.step,
+                )  # fmt: skip
+            root = shots.import_files(
+                context, footage, solve, density=self.density, set_scene=self.set_scene, step=self.step or None
+            )
+        except RetakeError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        for line in filter(None, root.retake.report.splitlines()):
+            self.report({"INFO"}, line)
+        return {"FINISHED"}
+
+    def draw(self, _context: bpy.types.Context) -> None:
+        layout = self.layout
+        layout.use_property_split = True
+        if self.browsing:
+            layout.prop(self, "solve")
+        else:
+            files = self._files()
+            for label, path in zip(("Footage", "Solve"), files, strict=True):
+                layout.label(text=f"{label}: {Path(path).name}")
+        layout.prop(self, "density")
+        layout.prop(self, "step")
+        layout.prop(self, "set_scene")
+        if not self.browsing and self.set_scene and self._at_stake:
+            box = layout.box()
+            box.label(text="The scene is in use. This will change its:", icon="ERROR")
+            for line in self._at_stake:
+                box.label(text=line)
+
+    def _files(self) -> tuple[str, str]:
+        """(footage, solve), each found beside the other when it was not given. Raises BadFile."""
+        footage, solve = self.footage, self.solve
+        given = bpy.path.abspath(self.filepath)
+        if given and not footage and pairing.is_footage(Path(given)):
+            footage = given
+        elif given and not solve:
+            solve = given
+        if footage and not solve:
+            file = Path(bpy.path.abspath(footage))
+            found = pairing.find_solve(file) if file.parent.is_dir() else None
+            if found is None:
+                raise BadFile("there is no solve with it.", str(file), "Choose the solver's output as well.")
+            solve = str(found)
+        elif solve and not footage:
+            file = Path(bpy.path.abspath(solve))
+            found = pairing.find_footage(file)
+            if found is None:
+                raise BadFile("there is no video with it.", str(file), "Choose the footage as well.")
+            footage = str(found)
+        if not footage:
+            raise BadFile("neither footage nor solve was given.", "import", "Choose a video and its solve.")
+        return footage, solve
+
+
+class RETAKE_FH_shot(bpy.types.FileHandler):
+    """Videos and solves dropped on the 3D viewport"""
+
+    bl_idname = "RETAKE_FH_shot"
+    bl_label = "Retake Shot"
+    bl_import_operator = "retake.import_shot"
+    bl_file_extensions = ";".join((*pairing.VIDEOS, ".npz"))
+
+    @classmethod
+    def poll_drop(cls, context: bpy.types.Context) -> bool:
+        return context.area is not None and context.area.type == "VIEW_3D" and context.mode == "OBJECT"
+
+
+register, unregister = bpy.utils.register_classes_factory((RETAKE_OT_import_shot, RETAKE_FH_shot))
