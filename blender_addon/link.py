@@ -373,9 +373,6 @@ class Link:
 
     def _send_inputs(self, client: Client, job: _Job) -> JobSpec:
         footage = Path(job.record.footage)
-        if footage.is_dir():
-            raise RetakeError("is a folder of pictures; the backend takes a video file.", str(footage),
-                              "Make a video of it (FFmpeg, lossless) and import the shot from that.")  # fmt: skip
 
         def moved(stage: str) -> Any:
             def tell(done: int, total: int) -> None:

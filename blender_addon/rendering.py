@@ -15,7 +15,7 @@ from pathlib import Path
 
 import bpy
 from retake_shared.errors import BadShot, RetakeError
-from retake_shared.shot import Edit, RenderSettings, Solve
+from retake_shared.shot import Edit, RenderSettings, Solve, frame_name
 
 from . import preferences, takes
 from .link import Backend, FrameArrived, Link, LinkMessage, Progress
@@ -31,6 +31,7 @@ READING = "reading"
 """What `RetakeState.job` says instead of a folder while the edit is read and the take has none yet."""
 
 _link: Link | None = None
+_latest: Path | None = None
 _waiting: list[LinkMessage] = []
 
 
@@ -86,6 +87,11 @@ def takes_parent() -> Path:
 def footage_path(root: bpy.types.Object) -> Path:
     """The shot's video. Raises BadShot when it is not where it was."""
     path = Path(bpy.path.abspath(root.retake.footage))
+    if path.is_dir() or (root.retake.clip is not None and root.retake.clip.source == "SEQUENCE"):
+        raise BadShot(
+            "the footage is a sequence of pictures; the backend takes a video file.", str(path),
+            "Make a lossless video of it (FFmpeg) and import the shot from that.",
+        )  # fmt: skip
     if not path.exists():
         raise BadShot("the footage is not there.", str(path), "Put it back, or set its path in the Shot panel.")
     return path
@@ -158,6 +164,11 @@ def cancel(context: bpy.types.Context) -> None:
     state.cancel, state.stage = True, "stopping"
     if state.job_state != "READING" and _link is not None:
         _link.cancel(Path(state.job))
+
+
+def latest_frame(context: bpy.types.Context) -> Path | None:
+    """The newest frame of the take that is being rendered; None before its first."""
+    return _latest if _latest and str(_latest.parent) == context.window_manager.retake.job else None
 
 
 def busy(context: bpy.types.Context) -> bool:
@@ -356,6 +367,7 @@ def pump(budget: float) -> None:
 
 def apply(message: LinkMessage) -> None:
     """Bring one message of the link into the .blend. A message of a take that is in no list here changes nothing."""
+    global _latest
     state = bpy.context.window_manager.retake
     if isinstance(message, Backend):
         state.backend_state = message.state.upper()
@@ -371,6 +383,7 @@ def apply(message: LinkMessage) -> None:
         return
     place = find(message.folder) or _found_again(message.folder)
     if isinstance(message, FrameArrived):
+        _latest = message.folder / frame_name(message.index)
         if place is not None:
             fill_strip(*place)
         return

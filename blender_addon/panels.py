@@ -1,0 +1,400 @@
+"""The sidebar tab, its panels in the order of work: Shot, Objects, Camera, Generate, Takes, Backend.
+
+Drawing reads what is in the .blend and in memory; it never touches the disk or waits.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import bpy
+import bpy.utils.previews
+from retake_shared.shot import BACKGROUND, frame_name
+
+from . import rendering
+from .scene import objects, readback, shots
+
+TAKE_ICONS = {"RENDERING": "RENDER_ANIMATION", "DONE": "CHECKMARK", "FAILED": "ERROR", "CANCELLED": "CANCEL"}
+BACKEND_ICONS = {
+    "OFF": "RADIOBUT_OFF",
+    "STARTING": "SORTTIME",
+    "READY": "RADIOBUT_ON",
+    "LOST": "ERROR",
+    "OTHER_VERSION": "ERROR",
+}
+
+_pictures: bpy.utils.previews.ImagePreviewCollection | None = None
+_shown = ""
+
+
+def wrapped(layout: bpy.types.UILayout, context: bpy.types.Context, text: str, icon: str = "NONE") -> None:
+    """Labels for a text of any length, broken at the sidebar's width."""
+    width = context.region.width if context.region else 220
+    characters = max(16, int((width / context.preferences.system.ui_scale - 50) / 6.1))
+    column = layout.column(align=True)
+    column.scale_y = 0.8
+    for paragraph in text.splitlines():
+        for line in textwrap.wrap(paragraph, characters, break_long_words=True):
+            column.label(text=line, icon=icon)
+            icon = "BLANK1" if icon != "NONE" else icon
+
+
+def picture(layout: bpy.types.UILayout, folder: str, name: str, scale: float) -> None:
+    """The picture of that name in a take's folder; Blender loads it in a thread of its own."""
+    global _shown
+    path = str(Path(folder) / name)
+    if path != _shown:
+        _pictures.clear()
+        _pictures.load(path, path, "IMAGE")
+        _shown = path
+    layout.template_icon(_pictures[path].icon_id, scale=scale)
+
+
+class _Tab:
+    bl_space_type = "VIEW_3D"
+    bl_region_type = "UI"
+    bl_category = "Retake"
+
+
+class _ShotTab(_Tab):
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return shots.active_shot(context) is not None
+
+
+class _SequencerTab:
+    bl_space_type = "SEQUENCE_EDITOR"
+    bl_region_type = "UI"
+    bl_category = "Retake"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return shots.active_shot(context) is not None
+
+
+def _split(layout: bpy.types.UILayout) -> bpy.types.UILayout:
+    layout.use_property_split, layout.use_property_decorate = True, False
+    return layout
+
+
+# ----------------------------------------------------------------------------------------------------------- the shot
+
+
+class RETAKE_PT_shot(_Tab, bpy.types.Panel):
+    """Footage and solve."""
+
+    bl_label = "Shot"
+    bl_order = 0
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = self.layout
+        root = shots.active_shot(context)
+        if root is None:
+            row = layout.row()
+            row.scale_y = 1.5
+            row.operator("retake.import_shot", text="Import Shot", icon="FILE_MOVIE")
+            wrapped(layout, context, "Choose a video and what a solver made of it, or drop both on the viewport.")
+            return
+        shot = root.retake
+        row = layout.row(align=True)
+        row.prop(context.scene, "retake_shot", text="")
+        row.operator("retake.import_shot", text="", icon="ADD")
+        column = layout.column(align=True)
+        column.label(text=Path(shot.footage).name, icon="FILE_MOVIE")
+        rate = shot.fps[0] / shot.fps[1]
+        column.label(text=f"{shot.size[0]} × {shot.size[1]}, {rate:.5g} fps", icon="BLANK1")
+        last = shot.start + shot.frames - 1
+        column.label(text=f"{shot.frames} frames: {shot.start} to {last}", icon="BLANK1")
+
+
+class RETAKE_PT_report(_ShotTab, bpy.types.Panel):
+    """What the import found and changed."""
+
+    bl_label = "Import Report"
+    bl_parent_id = "RETAKE_PT_shot"
+    bl_options = {"DEFAULT_CLOSED"}
+
+    def draw(self, context: bpy.types.Context) -> None:
+        for line in shots.active_shot(context).retake.report.splitlines() or ["Nothing was changed."]:
+            wrapped(self.layout, context, line, "DOT")
+
+
+class RETAKE_PT_objects(_ShotTab, bpy.types.Panel):
+    """The actors: move, rotate and scale their handles in the viewport."""
+
+    bl_label = "Objects"
+    bl_order = 1
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = self.layout
+        root = shots.active_shot(context)
+        active = objects.handle_of(context.view_layer.objects.active)
+        column = layout.column(align=True)
+        for handle in objects.handles_of(root):
+            own = handle.retake_handle
+            row = column.row(align=True)
+            icon = "WORLD" if own.number == BACKGROUND else "EMPTY_AXIS"
+            chosen = row.operator("retake.select_object", text=own.label, icon=icon, depress=handle == active)
+            chosen.handle = handle.name
+            name = "retake.restore_object" if own.removed else "retake.remove_object"
+            row.operator(name, text="", icon="HIDE_ON" if own.removed else "HIDE_OFF").object = own.label
+        if active is None or objects.root_of(active) != root:
+            wrapped(layout, context, "Select an object, then move its handle and key it.")
+            return
+        own = active.retake_handle
+        timing = _timing_in_words(own)
+        if timing:
+            layout.label(text=timing, icon="TIME")
+        grid = layout.grid_flow(row_major=True, columns=2, even_columns=True, align=True)
+        grid.operator("retake.retime", text="Retime…", icon="TIME").object = own.label
+        grid.operator("retake.duplicate_object", text="Duplicate", icon="DUPLICATE").object = own.label
+        grid.operator("retake.select_tracks", text="Tracks", icon="RESTRICT_SELECT_OFF").object = own.label
+        grid.operator("retake.reset_object", text="Reset", icon="LOOP_BACK").object = own.label
+
+
+def _timing_in_words(own: bpy.types.RetakeHandle) -> str:
+    if own.freeze >= 0:
+        return f"Stands still, frame {own.freeze}"
+    words = []
+    if own.offset:
+        words.append(f"{abs(own.offset):g} frames {'late' if own.offset > 0 else 'early'}")
+    if own.speed != 1:
+        words.append(f"speed {own.speed:g}")
+    if own.reverse:
+        words.append("backwards")
+    return ", ".join(words).capitalize()
+
+
+class RETAKE_PT_assign(_ShotTab, bpy.types.Panel):
+    """Tracks into objects."""
+
+    bl_label = "Tracks Into Objects"
+    bl_parent_id = "RETAKE_PT_objects"
+    bl_options = {"DEFAULT_CLOSED"}
+
+    def draw(self, context: bpy.types.Context) -> None:
+        column = self.layout.column(align=True)
+        column.operator("retake.add_object", text="New From Selection…", icon="ADD")
+        column.operator("retake.assign_selected", text="Add Selection", icon="RESTRICT_SELECT_OFF")
+        column.operator("retake.assign_box", text="Add From Box…", icon="SELECT_SET")
+        column.operator("retake.assign_mask", text="Add From Mask…", icon="MOD_MASK")
+
+
+class RETAKE_PT_camera(_ShotTab, bpy.types.Panel):
+    """The camera of the edit."""
+
+    bl_label = "Camera"
+    bl_order = 2
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = self.layout
+        layout.prop(shots.active_shot(context).retake, "target_camera", text="")
+        grid = layout.grid_flow(row_major=True, columns=2, even_columns=True, align=True)
+        grid.operator("retake.orbit", icon="DRIVER_ROTATIONAL_DIFFERENCE")
+        grid.operator("retake.push_in", icon="FULLSCREEN_EXIT")
+        grid.operator("retake.dolly", icon="EMPTY_SINGLE_ARROW")
+        grid.operator("retake.freeze_camera", icon="FREEZE")
+        layout.operator("retake.reset_camera", text="Reset to Footage", icon="LOOP_BACK")
+
+
+# ----------------------------------------------------------------------------------------------------------- rendering
+
+
+def draw_running(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
+    """How far the take is, its latest frame, and Cancel."""
+    state = context.window_manager.retake
+    stage = state.stage.capitalize()
+    if state.total:
+        factor = state.done / state.total
+        layout.progress(factor=factor, type="BAR", text=f"{stage} {_amount(state.done)}/{_amount(state.total)}")
+    else:
+        layout.label(text=f"{stage}…", icon="SORTTIME")
+    left = rendering.time_left(state)
+    row = layout.row()
+    row.label(text=left or " ")
+    row.operator("retake.cancel", icon="CANCEL")
+    latest = rendering.latest_frame(context)
+    if latest is not None:
+        picture(layout, str(latest.parent), latest.name, 8)
+
+
+def _amount(count: int) -> str:
+    return f"{count / 2**20:.1f}" if count > 100_000 else str(count)
+
+
+class RETAKE_PT_generate(_ShotTab, bpy.types.Panel):
+    """What to render, and the button."""
+
+    bl_label = "Generate"
+    bl_order = 3
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = _split(self.layout)
+        shot = shots.active_shot(context).retake
+        layout.prop(shot, "engine")
+        if shot.engine != "preview":  # it reads no words
+            layout.prop(shot, "prompt")
+            layout.prop(shot, "negative_prompt")
+        layout.prop(shot, "seed")
+        column = layout.column(align=True, heading="Part")
+        row = column.row(align=True)
+        row.prop(shot, "use_range", text="")
+        sub = row.row(align=True)
+        sub.active = shot.use_range
+        sub.prop(shot, "range", text="")
+        column = layout.column(align=True, heading="Size")
+        row = column.row(align=True)
+        row.prop(shot, "use_size", text="")
+        sub = row.row(align=True)
+        sub.active = shot.use_size
+        sub.prop(shot, "render_size", text="")
+
+        state = context.window_manager.retake
+        if rendering.busy(context):
+            draw_running(layout, context)
+            return
+        for text in self._warnings(context):
+            wrapped(layout, context, text, "INFO")
+        row = layout.row()
+        row.scale_y = 1.6
+        row.operator("retake.generate", text="Generate Take", icon="RENDER_ANIMATION")
+        if state.message:
+            wrapped(layout.box(), context, state.message, "ERROR")
+
+    @staticmethod
+    def _warnings(context: bpy.types.Context) -> list[str]:
+        warnings = []
+        unkeyed = readback.unkeyed_changes(context, shots.active_shot(context))
+        if unkeyed:
+            warnings.append(f"Not keyed, so it will be lost: {', '.join(unkeyed)}.")
+        if not bpy.data.filepath:
+            warnings.append("Save the .blend first to have its takes beside it.")
+        return warnings
+
+
+class RETAKE_UL_takes(bpy.types.UIList):
+    """The takes of the shot, oldest first."""
+
+    def draw_item(self, _context, layout, _data, take, _icon, _active_data, _active_property, _index=0) -> None:
+        row = layout.row(align=True)
+        row.prop(take, "name", text="", emboss=False, icon=TAKE_ICONS[take.state])
+        end = row.row()
+        end.alignment = "RIGHT"
+        end.label(text=take.engine)
+
+
+def draw_takes(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
+    """The list of takes and all that can be done with the selected one."""
+    root = shots.active_shot(context)
+    shot = root.retake
+    row = layout.row()
+    row.template_list("RETAKE_UL_takes", "", shot, "takes", shot, "active_take", rows=3)
+    column = row.column(align=True)
+    column.operator("retake.refresh_takes", text="", icon="FILE_REFRESH")
+    column.operator("retake.open_take_folder", text="", icon="FILE_FOLDER")
+    column.operator("retake.delete_take", text="", icon="TRASH")
+    take = rendering.active_take(root)
+    if take is None:
+        return
+    first, last = shot.start + take.frames[0], shot.start + take.frames[1] - 1
+    facts = layout.column(align=True)
+    facts.scale_y = 0.85
+    facts.label(text=f"Frames {first} to {last}, seed {take.seed}", icon="BLANK1")
+    seconds = f", {take.seconds:.1f} s" if take.seconds else ""
+    facts.label(text=f"{take.size[0]} × {take.size[1]}{seconds}", icon="BLANK1")
+    if take.message:
+        wrapped(layout, context, take.message, "ERROR" if take.state == "FAILED" else "INFO")
+    if take.state == "DONE" and not rendering.busy(context):
+        picture(layout, take.folder, frame_name((take.frames[0] + take.frames[1]) // 2), 8)
+    if take.state in ("FAILED", "CANCELLED"):
+        layout.operator("retake.continue_take", icon="PLAY")
+    grid = layout.grid_flow(row_major=True, columns=2, even_columns=True, align=True)
+    grid.operator("retake.show_take", icon="HIDE_OFF")
+    grid.operator_menu_enum("retake.compare", "against", text="Compare", icon="MOD_MIRROR")
+    grid.operator("retake.render_again", text="Again", icon="FILE_REFRESH")
+    grid.operator("retake.restore_edit", text="Restore", icon="RECOVER_LAST")
+
+
+class RETAKE_PT_takes(_ShotTab, bpy.types.Panel):
+    """What was rendered."""
+
+    bl_label = "Takes"
+    bl_order = 4
+
+    def draw(self, context: bpy.types.Context) -> None:
+        draw_takes(self.layout, context)
+
+
+class RETAKE_PT_sequencer_takes(_SequencerTab, bpy.types.Panel):
+    """The takes, where their strips are."""
+
+    bl_label = "Takes"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        if rendering.busy(context):
+            draw_running(self.layout, context)
+        draw_takes(self.layout, context)
+
+
+class RETAKE_PT_backend(_Tab, bpy.types.Panel):
+    """The program that renders."""
+
+    bl_label = "Backend"
+    bl_order = 5
+    bl_options = {"DEFAULT_CLOSED"}
+
+    def draw_header(self, context: bpy.types.Context) -> None:
+        self.layout.label(icon=BACKEND_ICONS[context.window_manager.retake.backend_state])
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = self.layout
+        draw_backend(layout, context)
+        row = layout.row(align=True)
+        row.operator("retake.start_backend")
+        row.operator("retake.stop_backend")
+        row.operator("retake.test_backend")
+        if __package__ in context.preferences.addons:
+            layout.operator("preferences.addon_show", text="Preferences", icon="PREFERENCES").module = __package__
+
+
+def draw_backend(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
+    """The backend's state in words."""
+    state = context.window_manager.retake
+    kinds = state.bl_rna.properties["backend_state"].enum_items
+    kind = kinds[state.backend_state]
+    layout.label(text=kind.name, icon=BACKEND_ICONS[state.backend_state])
+    wrapped(layout, context, state.backend_message or kind.description)
+    info = rendering.backend().info
+    if info is not None and state.backend_state == "READY":
+        wrapped(layout, context, f"Retake {info.software}, {info.device or 'device not known yet'}")
+
+
+_register_classes, _unregister_classes = bpy.utils.register_classes_factory(
+    (
+        RETAKE_PT_shot,
+        RETAKE_PT_report,
+        RETAKE_PT_objects,
+        RETAKE_PT_assign,
+        RETAKE_PT_camera,
+        RETAKE_PT_generate,
+        RETAKE_UL_takes,
+        RETAKE_PT_takes,
+        RETAKE_PT_sequencer_takes,
+        RETAKE_PT_backend,
+    )
+)
+
+
+def register() -> None:
+    global _pictures
+    _register_classes()
+    _pictures = bpy.utils.previews.new()
+
+
+def unregister() -> None:
+    global _pictures, _shown
+    _unregister_classes()
+    if _pictures is not None:
+        bpy.utils.previews.remove(_pictures)
+        _pictures, _shown = None, ""
