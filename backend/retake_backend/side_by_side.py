@@ -57,7 +57,7 @@ def write(footage: Path, takes: list[Path], out: Path) -> int:
 def _read_row(folder: Path) -> Row:
     take = read_take(folder)
     solve, edit = read_inputs(folder, take)
-    drawn = np.linspace(0, len(edit.source_track) - 1, min(TRACKS_DRAWN, len(edit.source_track))).astype(int)
+    drawn = _drawn(edit.objects)
     source = edit.source_track[drawn]
     scale = np.array([solve.cameras.width, solve.cameras.height])
 
@@ -70,6 +70,15 @@ def _read_row(folder: Path) -> Row:
     after = np.where((visible & (depth > 0))[..., None], after / scale, np.nan)
     objects = edit.objects[drawn]
     return Row(folder, take, before, after, np.where(objects, (objects - 1) % (len(AFTER) - 1) + 1, 0))
+
+
+def _drawn(objects: NDArray[np.int32]) -> NDArray[np.intp]:
+    """Indices of the tracks to draw: as many of each object, spread over all of its tracks."""
+    numbers = np.unique(objects)
+    own = [np.flatnonzero(objects == number) for number in numbers]
+    most = TRACKS_DRAWN // max(len(numbers), 1)
+    chosen = [every[np.linspace(0, len(every) - 1, min(most, len(every))).astype(int)] for every in own]
+    return np.concatenate(chosen) if chosen else np.zeros(0, np.intp)
 
 
 def _pictures(
