@@ -143,9 +143,9 @@ def _numbers(names: list[str]) -> NDArray[np.int64] | None:
 def _cameras(model: Model, images: list[ModelImage], folder: Path) -> tuple[geometry.Array, geometry.Array]:
     """w2c (S, 4, 4) and K (S, 3, 3) of the images."""
     qvec, tvec = (np.array([getattr(image, name) for image in images]) for name in ("qvec", "tvec"))
-    broken = ~(np.isfinite(qvec).all(1) & np.isfinite(tvec).all(1) & (np.linalg.norm(qvec, axis=1) > 1e-6))
-    if broken.any():
-        name = images[int(np.flatnonzero(broken)[0])].name
+    sound = (np.abs(qvec) < 1e3).all(1) & (np.abs(qvec) > 1e-6).any(1) & (np.abs(tvec) < mending.ABSURD).all(1)
+    if not sound.all():
+        name = images[int(np.flatnonzero(~sound)[0])].name
         raise BadFile(f"the pose of image {name} is no rotation and translation.", str(folder), "Export it again.")
     poses = np.tile(np.eye(4), (len(images), 1, 1))
     poses[:, :3, :3], poses[:, :3, 3] = geometry.matrix_from_quaternion(qvec), tvec
@@ -158,12 +158,20 @@ def _observed(model: Model, images: list[ModelImage]) -> list[tuple[NDArray[np.i
     """For each image: rows of `model.points` that it observes, and where, (P,) and (P, 2) px."""
     observed = []
     ids = model.points.ids
+    sound = _sound(model)
     for image in images:
         row = np.searchsorted(ids, image.point_ids)
         known = row < len(ids)
         known[known] = ids[row[known]] == image.point_ids[known]
+        known[known] = sound[row[known]]
+        known &= (np.abs(image.xy) < mending.ABSURD).all(1)
         observed.append((row[known], image.xy[known]))
     return observed
+
+
+def _sound(model: Model) -> NDArray[np.bool_]:
+    """(N,): which points have a position that can be meant."""
+    return np.asarray((np.abs(model.points.xyz) < mending.ABSURD).all(1))
 
 
 def _tracks(
@@ -179,12 +187,11 @@ def _tracks(
     seen_by = np.zeros(len(points.ids), np.int64)
     for rows, _ in observed:
         seen_by[np.unique(rows)] += 1
-    finite = (np.abs(points.xyz) < 1e12).all(1)
     quality = np.exp(-np.maximum(np.nan_to_num(points.error), 0) / 2) * (1 - 1 / np.maximum(seen_by, 2))
-    usable = np.flatnonzero((seen_by > 0) & finite)
+    usable = np.flatnonzero(seen_by > 0)
     notes = []
-    if (~finite).any():
-        notes.append(f"{int((~finite).sum())} points without a position were left out.")
+    if lost := int((~_sound(model)).sum()):
+        notes.append(f"{lost} points without a position were left out.")
     limit = max(MAX_TRACK_POINTS // count, 1)
     if len(usable) > limit:
         notes.append(f"Of {len(usable)} points the {limit} that were seen longest and most exactly became tracks.")
@@ -222,7 +229,7 @@ def _lens_notes(
         camera = model.cameras[image.camera_id]
         values = camera.named
         local = geometry.transform(w2c, model.points.xyz[rows])
-        front = local[:, 2] > 0
+        front = local[:, 2] > 1e-9
         with np.errstate(all="ignore"):
             bent = camera.distort(local[front, :2] / local[front, 2:])
             uv = bent * [values["fx"], values["fy"]] + [values["cx"], values["cy"]]

@@ -86,7 +86,8 @@ class ModelCamera:
                 if abs(omega) < 1e-6:
                     return xy
                 radius = np.maximum(np.sqrt(r2), 1e-9)
-                return xy * (np.arctan(2 * radius * np.tan(omega / 2)) / (radius * omega))[..., None]
+                stretch: Array = np.arctan(2 * radius * np.tan(omega / 2)) / (radius * omega)
+                return xy * stretch[..., None]
             case "SIMPLE_DIVISION" | "DIVISION":
                 under = np.maximum(1 - 4 * p["k"] * r2, 0.0)
                 return xy * (2 / (1 + np.sqrt(under)))[..., None]

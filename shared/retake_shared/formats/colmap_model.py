@@ -93,7 +93,7 @@ def _camera(number: int, width: int, height: int, params: tuple[float, ...]) -> 
     focal = [camera.named[key] for key in ("fx", "fy") if key in camera.named]
     if not (0 < width < 65536 and 0 < height < 65536):
         raise ValueError(f"a camera of {width}x{height} px")
-    if not np.isfinite(params).all() or min(focal, default=1.0) <= 0:
+    if not (np.abs(params) < 1e9).all() or min(focal, default=1.0) <= 0:
         raise ValueError(f"{camera.model} with parameters {params}")
     return camera
 

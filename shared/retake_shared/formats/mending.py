@@ -11,7 +11,7 @@ from .. import geometry
 from ..errors import BadFile
 from ..shot import Cameras, Tracks
 
-_ABSURD = 1e12
+ABSURD = 1e12
 """World coordinates beyond this are garbage that happens to be finite."""
 
 
@@ -23,10 +23,10 @@ def name_frames(frames: NDArray[Any] | list[int]) -> str:
     return ("frame " if len(numbers) == 1 else "frames ") + ", ".join(words) + (", ..." if len(runs) > 6 else "")
 
 
-def poses(raw: NDArray[Any], where: str) -> tuple[geometry.Array, list[str]]:
-    """Rigid transforms (T, 4, 4) from (T, 4, 4) or (T, 3, 4).
+def poses(raw: NDArray[Any], where: str, *, world_to_camera: bool) -> tuple[geometry.Array, list[str]]:
+    """Rigid transforms (T, 4, 4) from (T, 4, 4) or (T, 3, 4), of the same direction.
 
-    Frames with NaN are interpolated from their neighbours and noted, rotations made exactly orthonormal. Raises
+    Frames with NaN are interpolated along the camera's path between their neighbours and noted, rotations made exactly orthonormal. Raises
     BadFile naming frames when more than half are NaN, or when a pose is mirrored, scaled or no rigid motion at all.
     """
     matrices = np.tile(np.eye(4), (len(raw), 1, 1))
@@ -49,7 +49,9 @@ def poses(raw: NDArray[Any], where: str) -> tuple[geometry.Array, list[str]]:
             raise BadFile(f"the poses of {name_frames(good[fault])} {word}.", where, "Export rigid camera poses.")
     solid[:, :3, :3], solid[:, 3] = rotation, (0, 0, 0, 1)
     if bad.any():
-        return geometry.interpolate_poses(good, solid, np.arange(len(raw))), notes
+        path = geometry.invert_rigid(solid) if world_to_camera else solid
+        path = geometry.interpolate_poses(good, path, np.arange(len(raw)))
+        return geometry.invert_rigid(path) if world_to_camera else path, notes
     return solid, notes
 
 
@@ -74,7 +76,7 @@ def intrinsics(raw: NDArray[Any], frames: int, where: str) -> tuple[geometry.Arr
 
 def _absurd(values: NDArray[Any]) -> NDArray[np.bool_]:
     """(T,): which frames of values (T, ...) hold NaN, infinity or numbers beyond any scene."""
-    good: NDArray[np.bool_] = (np.abs(values.reshape(len(values), -1)) <= _ABSURD).all(1)
+    good: NDArray[np.bool_] = (np.abs(values.reshape(len(values), -1)) <= ABSURD).all(1)
     return ~good
 
 
@@ -100,7 +102,7 @@ def tracks(positions: NDArray[Any], visibility: NDArray[Any], confidence: NDArra
     positions, visibility = np.array(positions, np.float64), np.array(visibility, bool)
     confidence = np.clip(np.nan_to_num(np.array(confidence, np.float32), nan=0.0), 0.0, 1.0)
     count = positions.shape[1]
-    bad = ~(np.abs(positions) <= _ABSURD).all(-1)
+    bad = ~(np.abs(positions) <= ABSURD).all(-1)
     notes: list[str] = []
     keep = ~bad.all(0) if len(positions) else np.ones(count, bool)
     if count and not keep.any():

@@ -64,7 +64,7 @@ def assemble(
     """The Solve of a file whose visibility (T, N), confidence (T, N) and objects (N,) its own reader has worked out."""
     path, frames = file.npz.path, len(file.coords)
     tracks, track_notes = mending.tracks(file.coords, visibility, confidence, objects, f"{path}: coords")
-    poses, pose_notes = mending.poses(file.poses, f"{path}: extrinsics")
+    poses, pose_notes = mending.poses(file.poses, f"{path}: extrinsics", world_to_camera=True)
     K, K_notes = mending.intrinsics(file.intrinsics, frames, f"{path}: intrinsics")
     c2w, reading, reading_notes = convention.choose(
         poses, K, file.size, tracks.positions, tracks.visibility, "world-to-camera", file.depth

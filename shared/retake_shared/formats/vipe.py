@@ -28,7 +28,7 @@ _FOLDERS = ("pose", "intrinsics", "mask", "depth", "rgb")
 _MAP_SIDE = 640
 """Masks and depth are thinned to whole-number steps until their longer side fits: 81 frames stay under 100 MB."""
 
-_MAX_FRAMES = 200_000
+_MAX_IMAGE_BYTES = 256 << 20
 
 
 def find(path: Path) -> tuple[Path, str] | None:
@@ -91,7 +91,7 @@ def _read_poses(path: Path) -> tuple[geometry.Array, int, list[str]]:
     with NpzFile(path) as npz:
         data = npz.read("data", (None, 4, 4), kinds="f")
         inds = _frame_numbers(npz, len(data))
-    solved, notes = mending.poses(data, f"{path}: data")
+    solved, notes = mending.poses(data, f"{path}: data", world_to_camera=False)
     frames = int(inds[-1]) + 1
     missing = np.setdiff1d(np.arange(frames), inds)
     if len(missing):
@@ -129,7 +129,8 @@ def _frame_numbers(npz: NpzFile, count: int) -> NDArray[np.int64]:
     if not count:
         raise BadFile("holds no frame.", f"{npz.path}: data", "Solve again.")
     inds = npz.read("inds", (count,), kinds="iu").astype(np.int64) if "inds" in npz else np.arange(count)
-    if inds[0] < 0 or inds[-1] >= _MAX_FRAMES or (np.diff(inds) <= 0).any():
+    # A damaged number must not become millions of interpolated frames.
+    if inds[0] < 0 or inds[-1] > 20 * count + 1000 or (np.diff(inds) <= 0).any():
         raise BadFile("is not an increasing list of frame numbers.", f"{npz.path}: inds", "Solve again.")
     return inds
 
@@ -163,6 +164,8 @@ def _read_maps(path: Path, frames: int, suffix: str, what: str, dtype: type) -> 
             if not member.endswith(suffix) or not stem.isdecimal() or int(stem) >= frames:
                 continue
             with reading(f"{path}: {member}"):
+                if archive.getinfo(member).file_size > _MAX_IMAGE_BYTES:
+                    raise BadFile("is larger than any picture.", f"{path}: {member}", "Copy the result again.")
                 data = archive.read(member)
                 image = png.decode_labels(data) if suffix == ".png" else exr.decode_channel(data)
                 height, width = image.shape
