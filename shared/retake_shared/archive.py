@@ -260,7 +260,10 @@ def _directory(archive: zipfile.ZipFile, where: str) -> tuple[str, dict[str, Any
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, dtype: str, rank: int, where: str) -> NDArray[Any]:
-    """One member as an array of exactly this dtype and rank; its memory is taken only once its size adds up."""
+    """One member as an array of exactly this dtype and rank; its memory is taken only once its size adds up.
+
+    zipfile compares the checksum as the last byte is read.
+    """
     with archive.open(info) as member:
         if np.lib.format.read_magic(member) != (1, 0):
             raise BadFile("is an array in another .npy version.", where, _NOT_OURS)
@@ -284,7 +287,6 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, dtype: str, ra
             raw[begin : begin + len(data)] = np.frombuffer(data, np.uint8)
             if len(data) < min(_CHUNK, size - begin):
                 raise BadFile("is cut off.", where, _DAMAGED)
-        member.read(1)  # the end of the member, where zipfile compares the checksum
     values = raw != 0 if dtype == "|b1" else raw.view(dtype)
     return values.reshape(shape)
 

@@ -158,6 +158,18 @@ def test_scaling_an_object_that_stands_still_leaves_it_standing(solve):
     np.testing.assert_allclose(edit.positions[:, own], np.tile(edit.positions[:1, own], (9, 1, 1)), atol=1e-9)
 
 
+def test_tracks_that_come_back_do_not_drag_the_centre_along(solve):
+    """Many solvers leave a hidden track where it was last seen, so that it jumps when it is seen again."""
+    own = np.flatnonzero(solve.tracks.objects == 2)
+    visibility, positions = np.ones((9, 12), bool), solve.tracks.positions.copy()
+    positions[:, own] = positions[0, own] + np.arange(9)[:, None, None] * [0.1, 0, 0]
+    visibility[3:6, own[1:]] = False
+    positions[3:6, own[1:]] = positions[2, own[1:]]
+    solve = replace(solve, tracks=Tracks.make(positions, visibility, objects=solve.tracks.objects))
+    edit = edited(solve, objects=[{"object": "ball", "keys": [{"frame": 0, "scale": 2}]}])
+    np.testing.assert_allclose(np.diff(edit.positions[:, own[0]], axis=0), [[0.1, 0, 0]] * 8, atol=1e-9)
+
+
 def test_lagging_object_shows_what_it_did_before(solve):
     edit = edited(solve, objects=[{"object": "ball", "retime": {"offset": 3}}])
     own = rows(edit, "ball")
