@@ -277,6 +277,7 @@ def main() -> int:
     footage, solve = (options.footage, options.solve) if own else (SAMPLE / "walk.mp4", SAMPLE / "walk.solve.npz")
 
     bpy.ops.wm.read_factory_settings(use_empty=True)
+    bpy.context.preferences.filepaths.save_version = 0  # no demo.blend1
     try:
         with add_on() as package:
             demo = Demo(package, out, footage.resolve(), solve.resolve(), {} if own else sample_edit())

@@ -1,0 +1,219 @@
+"""The add-on in a real Blender's window: import, edit, generate, watch, compare, cancel; with a screenshot of each.
+
+    blender-gui --python tests/end_to_end/real_window.py -- --footage F --solve S --out DIR
+
+Blender runs this, with a window and with the extension enabled. It writes DIR/*.png and DIR/window.json (how long
+the window was held up, what the takes became) and quits with 0, or with 1 when a step failed. Screenshots need
+ImageMagick's `import` and an X display.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import bpy
+
+STEP_LIMIT = 240
+"""Seconds after which a step that waits for something has failed."""
+
+
+def run(arguments):
+    """The session, a generator: each value yielded is a number of seconds to wait, or a test that must become true."""
+    out = Path(arguments.out)
+    bpy.context.preferences.view.show_splash = False
+    bpy.context.preferences.filepaths.use_auto_save_temporary_files = False
+    yield 1.0
+    extension = next(name for name in bpy.context.preferences.addons.keys() if name.endswith((".retake", "blender_addon")))
+    package = sys.modules[extension]
+    held = watch(package)
+    bpy.ops.wm.save_as_mainfile(filepath=str(out / "shot.blend"))
+    for name in ("Cube", "Light", "Camera"):
+        if name in bpy.data.objects:
+            bpy.data.objects.remove(bpy.data.objects[name])
+
+    view, region = area("VIEW_3D"), None
+    view.spaces.active.show_region_ui = True
+    yield 1.0
+    region = next(region for region in view.regions if region.type == "UI")
+    region.active_panel_category = "Retake"
+    yield 1.0
+    screenshot(out / "1_empty.png")
+
+    with bpy.context.temp_override(window=window(), area=view, region=main_region(view)):
+        bpy.ops.retake.import_shot(footage=arguments.footage, solve=arguments.solve, density=arguments.density)
+        view.spaces.active.region_3d.view_perspective = "CAMERA"
+        view.spaces.active.overlay.show_relationship_lines = False
+    yield 2.0
+    screenshot(out / "2_imported.png")
+
+    shot = bpy.context.scene.retake_shot
+    handle = next(
+        (ob for ob in bpy.data.objects if ob.retake_role == "HANDLE" and ob.retake_handle.number == arguments.object), None
+    )
+    with bpy.context.temp_override(window=window(), area=view, region=main_region(view)):
+        bpy.ops.retake.orbit(degrees=arguments.degrees)
+        if handle is not None:
+            bpy.ops.retake.select_object(handle=handle.name)
+            handle.location.x += arguments.step
+            handle.keyframe_insert("location", frame=bpy.context.scene.frame_start)
+    bpy.context.scene.frame_set(bpy.context.scene.frame_start + shot.retake.frames // 2)
+    yield 2.0
+    screenshot(out / "3_edited.png")
+
+    state = bpy.context.window_manager.retake
+    frame = bpy.context.scene.frame_current
+    generate(view)
+    yield lambda: state.done > 20 or state.job_state != "READING"
+    screenshot(out / "4_reading.png")
+    yield lambda: state.job_state == "RUNNING" and state.stage == "rendering" and state.done > 5
+    yield 1.0
+    screenshot(out / "5_rendering.png")
+    yield lambda: not state.job
+    take = shot.retake.takes[0]
+    assert take.state == "DONE", take.message
+    assert bpy.context.scene.frame_current == frame, "the current frame was not restored"
+    yield 1.5
+    screenshot(out / "6_done.png")
+
+    lower = area("DOPESHEET_EDITOR") or area("TIMELINE")
+    lower.type = "SEQUENCE_EDITOR"
+    lower.spaces.active.view_type = "SEQUENCER_PREVIEW"
+    lower.spaces.active.show_region_ui = True
+    yield 1.0
+    side = next(region for region in lower.regions if region.type == "UI")
+    side.active_panel_category = "Retake"
+    with bpy.context.temp_override(window=window(), area=lower, region=main_region(lower)):
+        bpy.ops.sequencer.view_all()
+        bpy.ops.retake.compare(against="FOOTAGE", split=0.5)
+        bpy.ops.screen.screen_full_area(use_hide_panels=False)
+    yield 3.0
+    screenshot(out / "7_compared.png")
+    with bpy.context.temp_override(window=window(), area=window().screen.areas[0]):
+        bpy.ops.screen.screen_full_area(use_hide_panels=False)
+    yield 1.0
+
+    view = area("VIEW_3D")
+    generate(view)
+    yield lambda: state.job_state == "RUNNING" and state.stage == "rendering" and state.done > 3
+    began = time.monotonic()
+    bpy.ops.retake.cancel()
+    yield lambda: not state.job
+    cancelled = time.monotonic() - began
+    second = shot.retake.takes[1]
+    yield 1.0
+    screenshot(out / "8_cancelled.png")
+    assert second.state in ("CANCELLED", "DONE"), second.state
+
+    view.spaces.active.show_region_ui = True
+    bpy.ops.wm.save_mainfile()
+    report = {
+        "blender": bpy.app.version_string,
+        "frames": len(list(Path(take.folder).glob("frame_*.png"))),
+        "first take": take.state,
+        "second take": second.state,
+        "seconds to cancel": round(cancelled, 3),
+        "longest hold of the window, ms": {name: round(1000 * max(times), 1) for name, times in held.items() if times},
+    }
+    (out / "window.json").write_text(json.dumps(report, indent=1))
+    bpy.ops.retake.stop_backend()
+    yield lambda: state.backend_state == "OFF"
+
+
+def watch(package):
+    """Time every call with which the add-on holds the window up; {name: seconds of each call}."""
+    held = {"generate": [], "messages": []}
+    generating, rendering = package.operators.generating, package.rendering
+
+    def timed(name, function):
+        def call(*arguments):
+            began = time.perf_counter()
+            try:
+                return function(*arguments)
+            finally:
+                held[name].append(time.perf_counter() - began)
+
+        return call
+
+    generating.RETAKE_OT_generate.modal = timed("generate", generating.RETAKE_OT_generate.modal)
+    rendering.pump = timed("messages", rendering.pump)
+    return held
+
+
+def generate(view):
+    with bpy.context.temp_override(window=window(), area=view, region=main_region(view)):
+        assert bpy.ops.retake.generate("INVOKE_DEFAULT") == {"RUNNING_MODAL"}
+
+
+def window():
+    return bpy.context.window_manager.windows[0]
+
+
+def area(kind):
+    return next((area for area in window().screen.areas if area.type == kind), None)
+
+
+def main_region(area):
+    return next(region for region in area.regions if region.type == "WINDOW")
+
+
+def screenshot(path):
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("LD_")}
+    subprocess.run(["import", "-window", "root", str(path)], check=True, env=environment, timeout=60)
+
+
+def drive(session):
+    """Run the session from a timer, so that the window draws between its steps."""
+    waiting, deadline = None, 0.0
+
+    def step():
+        nonlocal waiting, deadline
+        try:
+            if waiting is not None:
+                if not waiting():
+                    assert time.monotonic() < deadline, "waited too long"
+                    return 0.05
+                waiting = None
+            wish = next(session)
+            if callable(wish):
+                waiting, deadline = wish, time.monotonic() + STEP_LIMIT
+                return 0.05
+            return wish
+        except StopIteration:
+            leave(0)
+        except Exception:
+            traceback.print_exc()
+            leave(1)
+        return None
+
+    bpy.app.timers.register(step, first_interval=1.0)
+
+
+def leave(code):
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code:
+        os._exit(code)
+    bpy.ops.wm.quit_blender()
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--footage", required=True)
+    parser.add_argument("--solve", required=True)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--density", type=int, default=2000)
+    parser.add_argument("--object", type=int, default=1, help="number of the object to move")
+    parser.add_argument("--step", type=float, default=0.5, help="how far")
+    parser.add_argument("--degrees", type=float, default=8.0, help="of the camera's orbit")
+    arguments = parser.parse_args(sys.argv[sys.argv.index("--") + 1 :])
+    Path(arguments.out).mkdir(parents=True, exist_ok=True)
+    drive(run(arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""The demo in small, on Blender's side as it is: what a stranger sees first must work."""
+
+import json
+from pathlib import Path
+
+import pytest
+from retake_backend.footage import FootageReader
+from retake_backend.render_files import read_inputs, read_take
+
+DEMO = "tests/end_to_end/demo.py"
+
+
+@pytest.fixture
+def sample_video(sample_shot: Path) -> Path:
+    video = sample_shot / "walk.mp4"
+    assert video.is_file(), "the repository is incomplete: it ships the sample shot"
+    return video
+
+
+def test_the_sample_goes_the_whole_road(in_blender, sample_video: Path, tmp_path: Path) -> None:
+    out = tmp_path / "demo out"
+    small = ("--frames", "10:14", "--size", "336x192")
+    done = in_blender(DEMO, "--out", out, *small, "--json", tmp_path / "figures.json")
+    assert done.returncode == 0, done.stdout
+    assert "in all" in done.stdout
+
+    takes = sorted((out / "demo_takes").glob("take_*"))
+    assert [take.name for take in takes] == ["take_001", "take_002", "take_003"]
+    frames = [f"frame_{i:05d}.png" for i in range(10, 14)]
+    for take in takes:
+        assert sorted(path.name for path in take.glob("frame_*.png")) == frames
+        description = read_take(take)
+        assert (description.width, description.height) == (336, 192)
+        read_inputs(take, description)  # the very solve and edit, by their hashes
+    # Three different edits gave three different pictures.
+    assert len({(take / frames[2]).read_bytes() for take in takes}) == 3
+    with FootageReader(out / "side_by_side.mp4") as video:
+        assert video.footage.frames == 4
+    assert (out / "demo.blend").stat().st_size > 100_000
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["peak_mb_blender"] > 50
+    assert figures["demo_seconds"] > 1
+
+    # A second demo into the same folder starts over, it does not pile up.
+    done = in_blender(DEMO, "--out", out, "--frames", "10:12", "--size", "168x96")
+    assert done.returncode == 0, done.stdout
+    assert len(list((out / "demo_takes").glob("take_*"))) == 3
+
+
+def test_a_shot_without_objects_gets_another_camera(in_blender, sample_data: Path, tmp_path: Path) -> None:
+    shot = ("--footage", sample_data / "clips/apple.mp4", "--solve", sample_data / "solves/colmap_apple/sparse_bin")
+    done = in_blender(DEMO, "--out", tmp_path / "out", *shot, "--frames", "0:3", "--size", "324x180")
+    assert done.returncode == 0, done.stdout
+    assert [take.name for take in (tmp_path / "out/demo_takes").glob("take_*")] == ["take_001"]
+
+
+def test_a_solve_that_cannot_be_read_is_named(in_blender, sample_video: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.npz"
+    broken.write_bytes(b"no archive")
+    done = in_blender(DEMO, "--out", tmp_path / "out", "--footage", sample_video, "--solve", broken)
+    assert done.returncode == 1, done.stdout
+    assert "broken.npz" in done.stdout
+    assert "Traceback" not in done.stdout
