@@ -33,7 +33,8 @@ unanswered, which is the credit it has:
 highest in common is `chosen`. Anything may be answered by **refused** {reason, what, where, remedy}, with `reason` one
 word of `REASONS`.
 
-**Events** {epoch, job, sequence, time, event, data} come without being asked for, in order, to those who subscribed:
+**Events** {epoch, job, sequence, time, event, data} come without being asked for, in order, to those who subscribed
+(`beat`, every few seconds, to all who said hello: it is how the broker notices that one has left):
 
     queued {attempt, why}    running {attempt}    frame {kind, index, sha256, nbytes}: kind is rgb, holes or take (no index)
     done {}    failed {what, where, remedy}    cancelled {}    progress {stage, done, total}    beat {}

@@ -199,7 +199,8 @@ class Link:
             if message is None:
                 raise self._gone(f"the backend did not answer for {timeout:g} s.")
             if message.re is None and message.kind == "event":
-                self._unasked.append(message)
+                if message.fields.get("event") != "beat":
+                    self._unasked.append(message)
             elif message.kind == "refused" and message.re in (request, None):
                 raise protocol.refused_from(message.fields)
             elif message.re == request:

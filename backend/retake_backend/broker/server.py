@@ -99,6 +99,7 @@ class Broker:
         self._supervisor = Supervisor(
             self._store, worker_command(self._assets.root), limits.lease_seconds, limits.cancel_seconds
         )
+        self._present: set[bytes] = set()  # who said hello and is still connected
         self._subscribers: dict[bytes, _Subscriber] = {}
         self._counters = {"requests": 0, "refused": 0}
         self._heard = self._beaten = time.monotonic()
@@ -177,6 +178,7 @@ class Broker:
     def _answer(self, sender: bytes, request: Message) -> tuple[str, dict[str, Any]]:
         fields = request.fields
         if request.kind == "hello":
+            self._present.add(sender)
             return self._hello(fields)
         if request.version not in protocol.VERSIONS:
             raise self._no_version(f"protocol {request.version} is not spoken here.")
@@ -272,6 +274,7 @@ class Broker:
             "worker_deaths": self._supervisor.deaths,
             "worker_pid": self._supervisor.pid,
             "open_jobs": self._store.open_jobs(),
+            "clients": len(self._present),
             "subscribers": len(self._subscribers),
         }
 
@@ -279,8 +282,6 @@ class Broker:
         """Send every subscriber what it has not seen; what a full queue does not take is sent later."""
         fresh = [(job, self._supervisor.progress[job]) for job in sorted(self._supervisor.fresh)]
         self._supervisor.fresh.clear()
-        now = time.monotonic()
-        beat = now - self._beaten > _BEAT_SECONDS
         last = self._store.last_sequence() if self._subscribers else 0
         for sender, subscriber in list(self._subscribers.items()):
             try:
@@ -289,12 +290,19 @@ class Broker:
                 for job, (stage, done, total) in fresh:
                     if subscriber.job in (None, job):
                         self._send_passing(sender, job, "progress", {"stage": stage, "done": done, "total": total})
-                if beat:
-                    self._send_passing(sender, "", "beat", {})
             except zmq.ZMQError:
-                del self._subscribers[sender]
-        if beat:
-            self._beaten = now
+                self._forget(sender)
+        if time.monotonic() - self._beaten > _BEAT_SECONDS:
+            self._beaten = time.monotonic()
+            for sender in list(self._present):
+                try:
+                    self._send_passing(sender, "", "beat", {})
+                except zmq.ZMQError:  # the only way to learn that a client has left
+                    self._forget(sender)
+
+    def _forget(self, sender: bytes) -> None:
+        self._present.discard(sender)
+        self._subscribers.pop(sender, None)
 
     def _send_tail(self, sender: bytes, subscriber: _Subscriber, last: int) -> bool:
         while events := self._store.tail(subscriber.cursor, subscriber.job, _BATCH):
@@ -316,7 +324,7 @@ class Broker:
             self._transfer.prune(self._store.needed())
         quiet_since = max(self._heard, self._transfer.heard)
         if now - quiet_since > self._limits.idle_seconds:
-            if self._subscribers or self._store.open_jobs():
+            if self._present or self._store.open_jobs():
                 self._heard = now
             else:
                 print("broker: nothing to do for long; ending", file=sys.stderr, flush=True)

@@ -274,19 +274,25 @@ class Supervisor:
             self._unassign(worker)
         self.deaths += 1
         if not worker.ready:
-            self._failed_starts += 1
-            self._start_at = time.monotonic() + min(30.0, 0.25 * 2**self._failed_starts)
-            if self._failed_starts >= ATTEMPTS:
-                what = f"The worker cannot be started. Its last words:\n{words}"
-                self._store.fail_queued({"what": what, "where": "backend", "remedy": "Set the backend up again."})
+            self._start_failed(words)
         self._worker = None
+
+    def _start_failed(self, words: str) -> None:
+        self._failed_starts += 1
+        self._start_at = time.monotonic() + min(30.0, 0.25 * 2**self._failed_starts)
+        if self._failed_starts >= ATTEMPTS:
+            what = f"The worker cannot be started. Its last words:\n{words}"
+            self._store.fail_queued({"what": what, "where": "backend", "remedy": "Set the backend up again."})
 
     def _start(self, now: float) -> None:
         if self._worker or now < self._start_at:
             return
         if self._failed_starts < ATTEMPTS or self._store.open_jobs():
             self.started += 1
-            self._worker = _Worker(self.started, self._command, self.inbox)
+            try:
+                self._worker = _Worker(self.started, self._command, self.inbox)
+            except OSError as error:  # no memory or no processes left
+                self._start_failed(str(error))
 
     def _assign(self) -> None:
         worker = self._worker
