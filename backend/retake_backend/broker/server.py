@@ -294,11 +294,23 @@ class Broker:
                 self._forget(sender)
         if time.monotonic() - self._beaten > _BEAT_SECONDS:
             self._beaten = time.monotonic()
+            if not self._reachable():
+                print("broker: the connection file is gone; ending", file=sys.stderr, flush=True)
+                self.end()
             for sender in list(self._present):
                 try:
                     self._send_passing(sender, "", "beat", {})
                 except zmq.ZMQError:  # the only way to learn that a client has left
                     self._forget(sender)
+
+    def _reachable(self) -> bool:
+        """Whether the connection file is still ours: not when somebody has emptied the folder to free its space."""
+        try:
+            return connection.read(self._home / connection.FILE_NAME).nonce == self.connection.nonce
+        except FileNotFoundError:
+            return False
+        except (OSError, BadFile):
+            return True
 
     def _forget(self, sender: bytes) -> None:
         self._present.discard(sender)

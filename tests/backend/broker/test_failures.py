@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -159,6 +160,12 @@ def test_a_broker_ends_by_itself_when_nobody_needs_it(start_backend, shot):
     backend.start()
     with backend.client() as client:
         assert client.job(job).state == "done"
+
+
+def test_a_broker_whose_folder_was_deleted_ends(start_backend):
+    backend = start_backend()
+    shutil.rmtree(backend.home)
+    assert backend.process.wait(15) == 0
 
 
 def test_a_second_broker_tells_the_first_ones_address(start_backend):
