@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -16,10 +16,11 @@ from retake_shared.shot import BACKGROUND, Cameras
 
 from ..base import Progress, RenderedFrame, RenderRequest, Report
 from .grids import Grid, Map
+from .inpaint import patch_fill, push_pull
 from .mattes import Mattes
 from .motion import STILL, Motion, fit_motion, forward_map
 from .plan import Layer, Plan, make_plan
-from .plates import Plate, chosen_frames, fill_from_plates, is_static, median_plate, push_pull
+from .plates import Plate, chosen_frames, continue_plate, fill_from_plates, is_static, median_plate
 from .surfaces import Surfaces
 from .warp import Inverse, invert
 
@@ -82,8 +83,10 @@ class _Scene:
         self.picture = lru_cache(maxsize=max(6, (256 << 20) // (self.width * self.height * 3)))(self._picture)
         self.surfaces = Surfaces(solve, self.source)
         self.mattes = Mattes(solve, self.surfaces, self.picture)
+        self.whole_object = lru_cache(maxsize=16)(self.mattes.whole)
         self.plan: Plan = make_plan(solve, edit, self.source, self.target, self.mattes.numbers)
         self.plates: list[Plate] = []
+        self.whole: Plate | None = None
         self.away = 0
         self._last_report = 0.0
 
@@ -95,15 +98,20 @@ class _Scene:
             return
         if not self.surfaces.known:
             self.notes.append("No tracks and no depth: everything is taken as far away, so camera moves show no parallax.")
-        self.mattes.learn(chosen_frames(0, frames, 8), self._ticker("learning the objects", 16))
+        depths = self.surfaces.depth[self.surfaces.visible]
+        static = is_static(self.source, float(np.quantile(depths, 0.02)) if len(depths) else 1.0)
+        self.mattes.learn(chosen_frames(0, frames, 16), static, self._ticker("learning the objects", 49))
         if self.fill == "none":
             return
-        depths = self.surfaces.depth[self.surfaces.visible]
-        nearest = float(np.quantile(depths, 0.02)) if len(depths) else 1.0
-        if is_static(self.source, nearest):
+        if static:
             chosen = chosen_frames(0, frames, max(3, min(24, (768 << 20) // (self.width * self.height * 3))))
             tick = self._ticker("reading the background", len(chosen))
-            self.plates = [median_plate(chosen, self.picture, self.mattes.cut, tick)]
+            plate = median_plate(chosen, self.picture, self.mattes.cut, tick)
+            if self.fill == "all":
+                # Filled once for the whole shot, so that what is invented stands still in the world.
+                filled = patch_fill(plate.rgb, ~plate.shown, self._ticker("inventing what is never seen", 25))
+                plate = self.whole = replace(plate, rgb=filled)
+            self.plates = [plate]
         else:
             chosen = chosen_frames(0, frames, max(3, min(16, (512 << 20) // (self.width * self.height * 3))))
             tick = self._ticker("reading the background", len(chosen))
@@ -200,9 +208,12 @@ class _Scene:
             plate = rgb.copy()
             left = fill_from_plates(self.plates, plate, ring, behind, views[1], self.source)
             if self.fill == "all":
-                plate = push_pull(plate, left & hole)
+                unknown = left
+                if self.whole is not None:
+                    unknown = continue_plate(self.whole, plate, left, behind, views[1], self.source)
+                plate = push_pull(plate, unknown & hole)
             blend = cv2.GaussianBlur(hole.astype(np.float32), (0, 0), 1.0)[..., None]
-            blend[left & ~hole] = 0
+            blend[left & ~hole] = 0 if self.whole is None or self.fill != "all" else blend[left & ~hole]
             blend = np.where(hole[..., None], 1, blend)
             rgb = np.rint(rgb + blend * (plate.astype(np.float32) - rgb)).astype(np.uint8)
             invented = left & hole
@@ -256,9 +267,10 @@ class _Scene:
 
     def _warped(self, layer: Layer, motion: Motion, t: int) -> _LayerPicture | None:
         s = int(layer.frames[t])
-        matte = self.mattes.frame(s).get(layer.source)
-        if matte is None:
+        seen = self.whole_object(s, layer.source)
+        if seen is None:
             return None
+        picture, matte, unknown = seen
         inverse = invert(
             forward_map(self.surfaces.smooth(layer.source, s), motion, *self._views(s, t)),
             Grid.over(self.width, self.height, self.surfaces.coarse),
@@ -272,10 +284,11 @@ class _Scene:
         size = (right - left, bottom - top)
         x, y, depth = (shifted.to_picture(a, *size) for a in (inverse.x, inverse.y, inverse.depth))
         valid = shifted.to_picture(inverse.valid.astype(np.float32), *size)
-        rgb = cv2.remap(self.picture(s), x - 0.5, y - 0.5, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        rgb = cv2.remap(picture, x - 0.5, y - 0.5, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
         alpha = cv2.remap(matte, x - 0.5, y - 0.5, cv2.INTER_LINEAR, borderValue=0).astype(np.float32) / 255
         alpha *= valid > 0.5
-        return _LayerPicture((left, top), rgb, alpha, depth)
+        invented = cv2.remap(unknown.astype(np.uint8), x - 0.5, y - 0.5, cv2.INTER_NEAREST, borderValue=0) > 0
+        return _LayerPicture((left, top), rgb, alpha, depth, invented)
 
 
 @dataclass(frozen=True)
@@ -286,6 +299,7 @@ class _LayerPicture:
     rgb: Picture
     alpha: Map
     depth: Map
+    invented: NDArray[np.bool_]
 
     @property
     def distance(self) -> float:
@@ -301,7 +315,7 @@ class _LayerPicture:
         canvas.rgb[rows, columns] = np.rint(below + alpha[..., None] * (self.rgb.astype(np.float32) - below))
         solid = alpha > 0.5
         canvas.depth[rows, columns][solid] = self.depth[solid]
-        canvas.invented[rows, columns][solid] = False
+        canvas.invented[rows, columns][solid] = self.invented[solid]
 
 
 def _box_of(inverse: Inverse, matte: Picture) -> tuple[int, int, int, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -9,8 +10,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from retake_shared.shot import BACKGROUND, Solve
+from scipy.spatial import ConvexHull, cKDTree
 
-from .grids import Grid, Map, blur
+from .grids import Grid, Map, blur, fit_field, remap_points
+from .inpaint import push_pull
 from .surfaces import Surfaces
 
 Picture = NDArray[np.uint8]
@@ -33,9 +36,15 @@ class Mattes:
         self.frame = lru_cache(maxsize=48)(self._frame)
         size = max(self.width, self.height)
         self.grid = Grid.over(self.width, self.height, max(1.0, size / 336))
+        step = self.grid.step
+        self.coarse = Grid(step, step, 2 * step, -(-self.grid.columns // 2), -(-self.grid.rows // 2))
         self.edge = max(1, round(size / 300))
-        self._colours: dict[int, Map] = {}
-        self._votes = _trusted_votes(solve, surfaces) if solve.masks is None else None
+        self._colours: Map | None = None
+        self._behind: NDArray[np.int16] | None = None
+        self._behind_known: NDArray[np.bool_] | None = None
+        if solve.masks is None and self.numbers:
+            self._weights = _witness_weights(solve, surfaces)
+            self._reach = _extents(solve, surfaces)
 
     def _frame(self, frame: int) -> dict[int, Picture]:
         """Matte (H, W) uint8 of every object that the frame shows."""
@@ -65,73 +74,281 @@ class Mattes:
                 out[number] = cv2.GaussianBlur(sized, (0, 0), 0.6)
         return out  # type: ignore[return-value]
 
-    # --- without masks ---
+    # --- without masks: witnesses (tracks), colours, and what a static camera sees behind ---
 
-    def prior(self, frame: int) -> Map:
-        """How likely each object is by the tracks around alone: (rows, columns, 1 + objects) on `grid`."""
-        grid = self.grid
-        uv, visible = self.surfaces.uv[frame], self.surfaces.visible[frame]
-        labels, weights = self._votes  # type: ignore[misc]
-        column, row = grid.index(uv[visible, 0], uv[visible, 1])
-        cell = np.clip(np.rint(row), 0, grid.rows - 1).astype(int) * grid.columns + np.clip(
-            np.rint(column), 0, grid.columns - 1
-        ).astype(int)
-        count = np.zeros((grid.rows, grid.columns, 1 + len(self.numbers)), np.float32)
-        for index, number in enumerate([BACKGROUND, *self.numbers]):
-            own = labels[visible] == number
-            count[..., index] = np.bincount(
-                cell[own], weights[visible][own], minlength=grid.rows * grid.columns
-            ).reshape(grid.rows, grid.columns)
-        share = np.full_like(count, 0.02 / max(1, len(self.numbers)))
-        share[..., 0] = 0.98
-        for sigma in (24, 12, 6, 3):
-            near = blur(count, sigma) * np.float32(2 * np.pi * sigma * sigma)
-            total = near.sum(-1, keepdims=True)
-            confidence = total / (total + 0.7)
-            share = (1 - confidence) * share + confidence * near / np.maximum(total, 1e-6)
-        return share
-
-    def learn(self, frames: list[int], tick: Callable[[], None]) -> None:
-        """Learn the colours of every object and of the background from these frames."""
+    def learn(self, frames: list[int], static: bool, tick: Callable[[], None]) -> None:
+        """Learn the colours of objects and background from these frames, and what a static camera sees behind."""
         if self.solve.masks is not None or not self.numbers:
             return
-        for round_ in range(2):
-            histograms = np.zeros((1 + len(self.numbers), COLOUR_BINS**3), np.float64)
-            for frame in frames:
-                share = self.prior(frame) if round_ == 0 else self._posterior(frame)
-                bins = self._bins(frame).ravel()
-                for index in range(len(histograms)):
-                    confident = np.clip(share[..., index] - 0.5, 0, None).ravel()
-                    histograms[index] += np.bincount(bins, confident, minlength=COLOUR_BINS**3)
+        pictures = [self._small(frame) for frame in frames]
+        witnesses = [self._near_witnesses(frame) for frame in frames]
+        self._learn_colours(witnesses, pictures)
+        tick()
+        for _ in range(2):
+            shares = []
+            for frame, picture in zip(frames, pictures, strict=True):
+                shares.append(self._share(frame, picture))
                 tick()
-            table = histograms.reshape(-1, COLOUR_BINS, COLOUR_BINS, COLOUR_BINS)
-            smooth = np.stack([_blur3(h / max(h.sum(), 1e-9)) for h in table])
-            self._colours = {0: np.log(smooth + 2e-5).reshape(len(histograms), -1).astype(np.float32)}
+            self._learn_colours([s + w for s, w in zip(shares, witnesses, strict=True)], pictures)
+            if static:
+                self._learn_behind(shares, pictures)
 
-    def _bins(self, frame: int) -> NDArray[np.int32]:
-        small = cv2.resize(self.picture(frame), (self.grid.columns, self.grid.rows), interpolation=cv2.INTER_AREA)
-        q = (cv2.cvtColor(small, cv2.COLOR_RGB2LAB) >> 4).astype(np.int32)
-        return (q[..., 0] * COLOUR_BINS + q[..., 1]) * COLOUR_BINS + q[..., 2]  # type: ignore[no-any-return]
+    def _small(self, frame: int) -> Picture:
+        size = (self.grid.columns, self.grid.rows)
+        return cv2.resize(self.picture(frame), size, interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
 
-    def _posterior(self, frame: int) -> Map:
-        score = np.log(self.prior(frame) + 1e-3)
-        if self._colours:
-            colour = self._colours[0][:, self._bins(frame)]
-            score = score + 0.6 * np.moveaxis(colour, 0, -1)
-        small = cv2.resize(self.picture(frame), (self.grid.columns, self.grid.rows), interpolation=cv2.INTER_AREA)
-        score -= score.max(-1, keepdims=True)
-        score = guided_filter(small, np.maximum(score, -6), 4, 1e-3)
-        share = np.exp(2 * (score - score.max(-1, keepdims=True)))
-        return (share / share.sum(-1, keepdims=True)).astype(np.float32)  # type: ignore[no-any-return]
+    def _count(self, frame: int, grid: Grid) -> Map:
+        """Trust-weighted number of visible tracks of every label in every cell: (rows, columns, 1 + objects)."""
+        uv, visible = self.surfaces.uv[frame], self.surfaces.visible[frame]
+        column, row = grid.index(uv[visible, 0], uv[visible, 1])
+        row_at, column_at = np.rint(row).astype(int), np.rint(column).astype(int)
+        cell = np.clip(row_at, 0, grid.rows - 1) * grid.columns + np.clip(column_at, 0, grid.columns - 1)
+        labels, weights = self.solve.tracks.objects[visible], self._weights[visible]
+        count = np.zeros((grid.rows, grid.columns, 1 + len(self.numbers)), np.float32)
+        for index, number in enumerate([BACKGROUND, *self.numbers]):
+            own = labels == number
+            votes = np.bincount(cell[own], weights[own], minlength=grid.rows * grid.columns)
+            count[..., index] = votes.reshape(grid.rows, grid.columns)
+        return count
+
+    def _near_witnesses(self, frame: int) -> Map:
+        """Which label's trusted tracks lie beside a cell of `grid`, in [0, 1]."""
+        trusted = (self._count(frame, self.grid) > 0.5).astype(np.float32)
+        return cv2.dilate(trusted, np.ones((3, 3), np.uint8)).reshape(trusted.shape)  # type: ignore[no-any-return]
+
+    def _prior(self, frame: int) -> Map:
+        """How likely each label is by the tracks around alone: (rows, columns, 1 + objects) on `coarse`."""
+        grid = self.coarse
+        count = self._count(frame, grid)
+        share = np.full_like(count, 0.1 / max(1, len(self.numbers)))
+        share[..., 0] = 0.9
+        for sigma in (8, 4, 2, 1):
+            near = blur(count, sigma) * np.float32(2 * np.pi * sigma * sigma)
+            total = near.sum(-1, keepdims=True)
+            confidence = total / (total + 1.0)
+            share = (1 - confidence) * share + confidence * near / np.maximum(total, 1e-6)
+        share = np.maximum(share, 0.1)
+        for index, number in enumerate(self.numbers, 1):
+            excess = self._beyond_reach(frame, number)
+            share[..., index] *= np.exp(-np.clip(excess, 0, 2) * 8)
+        return share / share.sum(-1, keepdims=True)  # type: ignore[no-any-return]
+
+    def _beyond_reach(self, frame: int, number: int) -> Map:
+        """By which part of its own size a cell of `coarse` lies too far from the object's tracks to belong to it."""
+        x, y = self.coarse.nodes()
+        own = self.surfaces.uv[frame, self.surfaces.visible[frame] & (self.solve.tracks.objects == number)]
+        reach = self._reach[number]
+        if not len(own):
+            return np.full_like(x, 2.0)
+        if np.isinf(reach):
+            return np.zeros_like(x)
+        # No point of it is farther from any other than it is large; the few farthest tracks may be strays.
+        own = own[np.linalg.norm(own - np.median(own, 0), axis=1) <= reach]
+        farthest = np.zeros_like(x)
+        for u, v in own[ConvexHull(own).vertices] if len(own) > 8 else own:
+            np.maximum(farthest, np.hypot(x - np.float32(u), y - np.float32(v)), out=farthest)
+        return farthest / np.float32(reach) - 1
+
+    def _learn_colours(self, shares: list[Map], pictures: list[Picture]) -> None:
+        """Log likelihood of every colour under every label, the background's from around the objects."""
+        histograms = np.zeros((1 + len(self.numbers), COLOUR_BINS**3))
+        for share, picture in zip(shares, pictures, strict=True):
+            bins = _bins(picture).ravel()
+            ring = cv2.dilate((share[..., 1:].max(-1) > 0.5).astype(np.uint8), np.ones((61, 61), np.uint8))
+            for index in range(len(histograms)):
+                confident = np.clip(share[..., index] - 0.7, 0, None)
+                if index == 0:
+                    confident = confident * ring
+                histograms[index] += np.bincount(bins, confident.ravel(), minlength=COLOUR_BINS**3)
+        table = histograms.reshape(-1, COLOUR_BINS, COLOUR_BINS, COLOUR_BINS)
+        smooth = np.stack([_blur3(h) / max(h.sum(), 1e-9) for h in table])
+        for own in smooth[1:]:
+            _unmix(own, smooth[0])
+        self._colours = np.ascontiguousarray(np.log(smooth + 3e-5).reshape(len(histograms), -1).T.astype(np.float32))
+
+    def _learn_behind(self, shares: list[Map], pictures: list[Picture]) -> None:
+        """The background of a static camera: the median of what is likely to be background."""
+        kernel = np.ones((5, 5), np.uint8)
+        hidden = np.stack([cv2.dilate((share[..., 0] < 0.5).astype(np.uint8), kernel) > 0 for share in shares])
+        values = np.where(hidden[..., None], 255, np.stack(pictures))
+        values.sort(axis=0)
+        seen = (~hidden).sum(0)
+        middle = np.maximum(seen - 1, 0) // 2
+        self._behind = np.take_along_axis(values, middle[None, ..., None], 0)[0].astype(np.int16)
+        self._behind_known = seen >= max(2, len(shares) // 4)
+
+    def _share(self, frame: int, small: Picture) -> Map:
+        """Share (rows, columns, 1 + objects) of every label in every cell of `grid`."""
+        prior = self._prior(frame)
+        share = np.zeros((self.grid.rows, self.grid.columns, 1 + len(self.numbers)), np.float32)
+        share[..., 0] = 1
+        likely = prior[..., 1:].max(-1) > 0.02
+        rows, columns = np.flatnonzero(likely.any(1)), np.flatnonzero(likely.any(0))
+        if not len(rows):
+            return share
+        top, bottom = 2 * int(rows[0]), min(self.grid.rows, 2 * int(rows[-1]) + 2)
+        left, right = 2 * int(columns[0]), min(self.grid.columns, 2 * int(columns[-1]) + 2)
+        full = cv2.resize(np.log(prior), (2 * self.coarse.columns, 2 * self.coarse.rows), interpolation=cv2.INTER_LINEAR)
+        score = full[top:bottom, left:right]
+        small = np.ascontiguousarray(small[top:bottom, left:right])
+        if self._colours is not None:
+            colour = self._colours[_bins(small)]
+            score += 0.9 * np.maximum(colour - colour.max(-1, keepdims=True), -5)
+        if self._behind is not None and self._behind_known is not None:
+            change = np.abs(small.astype(np.int16) - self._behind[top:bottom, left:right]).max(-1).astype(np.float32)
+            change = cv2.GaussianBlur(change, (0, 0), 0.7)
+            known = self._behind_known[top:bottom, left:right]
+            score[..., 0] += np.where(known, np.clip((24 - change) / 6, -4, 2.5), 0)
+        score = np.maximum(score - score.max(-1, keepdims=True), -7)
+        score = guided_filter(small, score, 3, 4e-4)
+        part = np.exp(1.5 * (score - score.max(-1, keepdims=True)))
+        share[top:bottom, left:right] = part / part.sum(-1, keepdims=True)
+        return share
 
     def _from_tracks(self, frame: int) -> dict[int, Picture]:
-        share = self._posterior(frame)
+        share = self._share(frame, self._small(frame))
+        count = self._count(frame, self.grid)
+        for index, number in enumerate(self.numbers, 1):
+            if np.isfinite(self._reach[number]):
+                _trim(share, index, self._reach[number] / self.grid.step)
         out = {}
         for index, number in enumerate(self.numbers, 1):
-            matte = np.clip((self.grid.to_picture(share[..., index], self.width, self.height) - 0.25) / 0.5, 0, 1)
+            own = _with_witnesses(share[..., index], count[..., index] > 0)
+            matte = np.clip((self.grid.to_picture(own, self.width, self.height) - 0.25) / 0.5, 0, 1)
             if (matte > 0.5).any():
                 out[number] = (matte * 255).astype(np.uint8)
         return out
+
+    # --- what objects hide of each other ---
+
+    def whole(self, frame: int, number: int) -> tuple[Picture, Picture, NDArray[np.bool_]] | None:
+        """An object as if no other stood before it: picture, matte, and which of its pixels no frame shows.
+
+        Its parts behind other objects come from frames that show them, along its tracks, and are invented otherwise.
+        None when the frame does not show it.
+        """
+        mattes = self.frame(frame)
+        if number not in mattes:
+            return None
+        matte, picture = mattes[number], self.picture(frame)
+        nothing = np.zeros(matte.shape, bool)
+        others = np.zeros(matte.shape, np.uint8)
+        for other, m in mattes.items():
+            if other != number:
+                np.maximum(others, m, out=others)
+        size = 2 * self.edge + 1
+        kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size + 2, size + 2))
+        covered = cv2.dilate((others > 8).astype(np.uint8), kernel) > 0
+        if not (covered & (cv2.dilate(matte, kernel) > 8)).any():
+            return picture, matte, nothing
+        behind = self._continued(matte, covered)
+        hidden = covered & (behind > 8)
+        if not hidden.any():
+            return picture, matte, nothing
+        picture = picture.copy()
+        unknown = hidden.copy()
+        for other_frame in self._frames_around(frame):
+            self._borrow(frame, other_frame, number, picture, unknown)
+            if not unknown.any():
+                break
+        solid = np.where(covered, 0, matte) > 200
+        picture = push_pull_within(picture, unknown, solid)
+        return picture, np.where(covered, behind, matte), unknown & (behind > 127)
+
+    def _continued(self, matte: Picture, covered: NDArray[np.bool_]) -> Picture:
+        """The matte behind what covers it: inside where most of the rim around is."""
+        rows, columns = np.nonzero(covered)
+        size = max(3, int(min(np.ptp(rows), np.ptp(columns)) * 0.35))
+        weight = (~covered).astype(np.float32)
+        total = cv2.GaussianBlur(matte.astype(np.float32) / 255 * weight, (0, 0), size)
+        share = total / np.maximum(cv2.GaussianBlur(weight, (0, 0), size), 1e-4)
+        return (np.clip((share - 0.45) / 0.1, 0, 1) * 255).astype(np.uint8)  # type: ignore[no-any-return]
+
+    def _frames_around(self, frame: int) -> list[int]:
+        around = [frame + step for step in (-3, 3, -6, 6, -10, 10, -15, 15)]
+        return [f for f in around if 0 <= f < len(self.solve)]
+
+    def _borrow(self, frame: int, other: int, number: int, picture: Picture, unknown: NDArray[np.bool_]) -> None:
+        """Colour `unknown` pixels of `picture` that another frame shows of the same object, along its tracks."""
+        tracks = self.solve.tracks.objects == number
+        both = np.flatnonzero(tracks & self.surfaces.visible[frame] & self.surfaces.visible[other])
+        matte = self.frame(other).get(number)
+        if len(both) < 3 or matte is None:
+            return
+        start = self.surfaces.uv[frame, both]
+        shift = self.surfaces.uv[other, both] - start
+        rows, columns = np.nonzero(unknown)
+        x, y = columns + 0.5, rows + 0.5
+        span = max(float(np.ptp(x)), float(np.ptp(y)), 16.0)
+        close = (np.abs(start[:, 0] - x.mean()) < span) & (np.abs(start[:, 1] - y.mean()) < span)
+        if close.sum() < 3:
+            return
+        step = span / 8
+        grid = Grid(x.min() - step, y.min() - step, step, int(np.ptp(x) / step) + 3, int(np.ptp(y) / step) + 3)
+        move = grid.sample(fit_field(grid, *start[close].T, shift[close], np.ones(int(close.sum()))), x, y)
+        u, v = (x + move[:, 0]).astype(np.float32), (y + move[:, 1]).astype(np.float32)
+        inside = (u >= 0.5) & (v >= 0.5) & (u < self.width - 0.5) & (v < self.height - 0.5)
+        shown = inside.copy()
+        shown[inside] = matte[v[inside].astype(int), u[inside].astype(int)] > 200
+        if shown.any():
+            at = rows[shown], columns[shown]
+            picture[at] = remap_points(self.picture(other), u[shown] - np.float32(0.5), v[shown] - np.float32(0.5))
+            unknown[at] = False
+
+
+def push_pull_within(picture: Picture, unknown: NDArray[np.bool_], solid: NDArray[np.bool_]) -> Picture:
+    """`unknown` pixels filled smoothly from the object's own solid ones around."""
+    if not unknown.any():
+        return picture
+    rows, columns = np.nonzero(unknown)
+    pad = 24
+    box = slice(max(0, rows.min() - pad), rows.max() + pad), slice(max(0, columns.min() - pad), columns.max() + pad)
+    filled = push_pull(np.ascontiguousarray(picture[box]), ~solid[box])
+    out = picture.copy()
+    out[box][unknown[box]] = filled[unknown[box]]
+    return out
+
+
+def _trim(share: Map, index: int, span: float) -> None:
+    """Take from a compact object what sticks out of it, and give that to the next likely label.
+
+    Only what opening by half its size leaves is compact; an object that opening would shrink much is not, and stays.
+    """
+    own = (share[..., index] > 0.4).astype(np.uint8)
+    size = max(3, int(0.55 * span)) | 1
+    opened = cv2.morphologyEx(own, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)))
+    if opened.sum() < 0.6 * own.sum():
+        return
+    outside = cv2.dilate(opened, np.ones((3, 3), np.uint8)) == 0
+    share[..., index][outside] = 0
+    share /= np.maximum(share.sum(-1, keepdims=True), 1e-12)
+
+
+def _with_witnesses(share: Map, tracks: NDArray[np.bool_]) -> Map:
+    """The share without islands that hold no track of their own."""
+    count, islands = cv2.connectedComponents((share > 0.3).astype(np.uint8), connectivity=8)
+    held = np.zeros(count, bool)
+    held[np.unique(islands[cv2.dilate(tracks.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0])] = True
+    held[0] = True
+    return share * held[islands]  # type: ignore[no-any-return]
+
+
+def _bins(picture: Picture) -> NDArray[np.int32]:
+    """Number of every pixel's colour (h, w, 3) in a coarse table."""
+    lab = cv2.cvtColor(picture, cv2.COLOR_RGB2LAB)
+    # Chroma seldom leaves a third of its range: finer steps there tell skin from soil.
+    chroma = np.clip((lab[..., 1:].astype(np.int32) - 128) // 5 + COLOUR_BINS // 2, 0, COLOUR_BINS - 1)
+    return ((lab[..., 0].astype(np.int32) >> 4) * COLOUR_BINS + chroma[..., 0]) * COLOUR_BINS + chroma[..., 1]  # type: ignore[no-any-return]
+
+
+def _unmix(own: NDArray[np.float64], background: NDArray[np.float64]) -> None:
+    """Take out of an object's colour shares what its stray samples of the background put there."""
+    common = np.argsort(background.ravel(), kind="stable")[::-1]
+    common = common[: 1 + int(np.searchsorted(np.cumsum(background.ravel()[common]), 0.6))]
+    ratio = own.ravel()[common] / np.maximum(background.ravel()[common], 1e-12)
+    stray = min(float(np.quantile(ratio, 0.3)), 0.9)
+    own -= np.minimum(own, 1.2 * stray * background)
+    own /= max(float(own.sum()), 1e-9)
 
 
 def _blur3(table: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -143,10 +360,12 @@ def _blur3(table: NDArray[np.float64]) -> NDArray[np.float64]:
     return table
 
 
-def _trusted_votes(solve: Solve, surfaces: Surfaces) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Label and weight (N,) of every track as a witness of its object; a lone contrary one is outvoted."""
-    from scipy.spatial import cKDTree
+def _witness_weights(solve: Solve, surfaces: Surfaces) -> NDArray[np.float64]:
+    """How far each track (N,) can be trusted as a witness of its object: small for lone and for stuck ones.
 
+    Trackers leave points of the background in an object's group at its outline. They give themselves away by standing
+    still while the object moves, or by having none of its other points around.
+    """
     objects = solve.tracks.objects
     agree, seen = np.zeros(len(objects)), np.zeros(len(objects))
     for frame in range(0, len(solve), max(1, len(solve) // 16)):
@@ -157,7 +376,33 @@ def _trusted_votes(solve: Solve, surfaces: Surfaces) -> tuple[NDArray[np.int32],
         agree[which] += (objects[which][near[:, 1:]] == objects[which][:, None]).mean(1)
         seen[which] += 1
     share = np.where(seen > 0, agree / np.maximum(seen, 1), 1.0)
-    return objects, np.clip((share - 0.1) / 0.4, 0.02, 1.0)
+    weights = np.clip((share - 0.05) / 0.3, 0.05, 1.0)
+    path = np.where(surfaces.visible[..., None], solve.tracks.positions, np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # tracks that are never visible
+        extent = np.linalg.norm(np.nanmax(path, 0) - np.nanmin(path, 0), axis=-1)
+        depth = np.nanmedian(np.where(surfaces.visible, surfaces.depth, np.nan), 0)
+    travelled = np.nan_to_num(extent / np.maximum(depth, 1e-9)) * surfaces.cameras.K[0, 0, 0]
+    for number in np.unique(objects[objects != BACKGROUND]):
+        own = objects == number
+        if np.quantile(travelled[own], 0.6) > 4.0:
+            weights[own & (travelled < 1.5)] *= 0.1
+    return weights
+
+
+def _extents(solve: Solve, surfaces: Surfaces) -> dict[int, float]:
+    """How large each object's group of tracks is at its largest, px; inf for large ones, whose shape says little."""
+    limit = 0.15 * max(surfaces.cameras.width, surfaces.cameras.height)
+    out = {}
+    for number in np.unique(solve.tracks.objects):
+        spans = []
+        for frame in range(len(solve)):
+            uv = surfaces.uv[frame, surfaces.visible[frame] & (solve.tracks.objects == number)]
+            if len(uv) > 3:
+                spans.append(float(np.ptp(np.quantile(uv, [0.05, 0.95], axis=0), axis=0).max()))
+        span = max(spans, default=0.0) * 1.1 + 0.01 * limit
+        out[int(number)] = span if 4 < span < limit else np.inf
+    return out
 
 
 def guided_filter(guide: Picture, values: Map, radius: int, epsilon: float) -> Map:

@@ -67,7 +67,10 @@ def median_plate(
         middle = np.maximum(seen[rows] - 1, 0) // 2
         rgb[rows] = np.take_along_axis(values, middle[None, ..., None], 0)[0]
         tick()
-    return Plate(frames[len(frames) // 2], rgb, seen >= min(2, len(frames)), None)
+    # A sample or two may be an object's edge that its matte missed.
+    shown = seen >= max(min(3, len(frames)), len(frames) // 6)
+    shown = cv2.morphologyEx(shown.astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)) > 0
+    return Plate(frames[len(frames) // 2], rgb, shown, None)
 
 
 def fill_from_plates(
@@ -79,46 +82,72 @@ def fill_from_plates(
     The plate whose camera is nearest to the target's is asked first.
     """
     left = hole.copy()
-    c2w, K = target
     rows, columns = np.nonzero(left)
     if not len(rows) or not plates:
         return left
-    ray_matrix = (c2w[:3, :3] @ np.linalg.inv(K)).astype(np.float32)
-    pixels = np.stack([columns + 0.5, rows + 0.5, np.ones(len(rows))], 1).astype(np.float32)
-    z = depth[rows, columns].astype(np.float32)
-    points = pixels @ ray_matrix.T * z[:, None]  # relative to the target camera's centre
-    usable = z > 0
-    for plate in sorted(plates, key=lambda p: view_distance(cameras, p.frame, c2w, float(np.median(z)))):
-        w2c = invert_rigid(cameras.c2w[plate.frame])
-        to_plate = cameras.K[plate.frame] @ w2c[:3, :3]
-        offset = to_plate @ (c2w[:3, 3] - cameras.c2w[plate.frame, :3, 3])
-        h = points @ to_plate.T.astype(np.float32) + offset.astype(np.float32)
-        front = usable & (h[:, 2] > 1e-6)
-        scale = 1 / np.where(front, h[:, 2], 1)
-        u, v = h[:, 0] * scale, h[:, 1] * scale
-        height, width = plate.shown.shape
-        inside = front & (u >= 0.5) & (v >= 0.5) & (u < width - 0.5) & (v < height - 0.5)
-        index = np.flatnonzero(inside)
-        if not len(index):
-            continue
-        ui, vi = u[index].astype(np.int32), v[index].astype(np.int32)
-        good = plate.shown[vi, ui]
-        if plate.surface is not None:
-            measured = plate.surface.grid.sample(plate.surface.disparity, u[index], v[index])
-            good &= np.abs(measured * h[index, 2] - 1) < 0.06
-        index = index[good]
-        if not len(index):
-            continue
-        rgb[rows[index], columns[index]] = remap_points(
-            plate.rgb, u[index] - np.float32(0.5), v[index] - np.float32(0.5), cv2.INTER_CUBIC
-        )
-        left[rows[index], columns[index]] = False
-        keep = np.ones(len(rows), bool)
-        keep[index] = False
-        rows, columns, points, usable = rows[keep], columns[keep], points[keep], usable[keep]
+    typical = float(np.median(depth[rows, columns]))
+    for plate in sorted(plates, key=lambda p: view_distance(cameras, p.frame, target[0], typical)):
+        rows, columns = np.nonzero(left)
         if not len(rows):
             break
+        u, v, plate_depth = _seen_from(plate, rows, columns, depth, target, cameras)
+        height, width = plate.shown.shape
+        with np.errstate(invalid="ignore"):
+            index = np.flatnonzero((u >= 0.5) & (v >= 0.5) & (u < width - 0.5) & (v < height - 0.5))
+        if not len(index):
+            continue
+        good = plate.shown[v[index].astype(np.int32), u[index].astype(np.int32)]
+        if plate.surface is not None:
+            measured = plate.surface.grid.sample(plate.surface.disparity, u[index], v[index])
+            good &= np.abs(measured * plate_depth[index] - 1) < 0.06
+        index = index[good]
+        if len(index):
+            _take(plate, rgb, rows[index], columns[index], u[index], v[index])
+            left[rows[index], columns[index]] = False
     return left
+
+
+def continue_plate(
+    plate: Plate, rgb: Picture, hole: Mask, depth: Map, target: tuple[NDArray, NDArray], cameras: Cameras
+) -> Mask:
+    """Colour `hole` in `rgb` from the whole plate, its picture mirrored beyond its borders; return what is left."""
+    left = hole.copy()
+    rows, columns = np.nonzero(hole)
+    u, v, _ = _seen_from(plate, rows, columns, depth, target, cameras)
+    height, width = plate.shown.shape
+    with np.errstate(invalid="ignore"):
+        index = np.flatnonzero((np.abs(u - width / 2) < width) & (np.abs(v - height / 2) < height))
+    if len(index):
+        u, v = _mirrored(u[index], width), _mirrored(v[index], height)
+        _take(plate, rgb, rows[index], columns[index], u, v)
+        left[rows[index], columns[index]] = False
+    return left
+
+
+def _mirrored(at: Map, size: int) -> Map:
+    """Coordinates in px folded back into [0.5, size - 0.5]."""
+    at = np.abs(at - np.float32(0.5))
+    last = np.float32(size - 1)
+    return np.float32(0.5) + np.where(at > last, 2 * last - at, at)  # type: ignore[no-any-return]
+
+
+def _seen_from(
+    plate: Plate, rows: NDArray, columns: NDArray, depth: Map, target: tuple[NDArray, NDArray], cameras: Cameras
+) -> tuple[Map, Map, Map]:
+    """Where target pixels at `depth` lie in the plate: u, v (N,) px, nan behind its camera, and their depth there."""
+    c2w, K = target
+    z = depth[rows, columns].astype(np.float32)
+    pixels = np.stack([columns + 0.5, rows + 0.5, np.ones(len(rows))], 1).astype(np.float32)
+    points = pixels @ (c2w[:3, :3] @ np.linalg.inv(K)).T.astype(np.float32) * z[:, None]
+    to_plate = cameras.K[plate.frame] @ invert_rigid(cameras.c2w[plate.frame])[:3, :3]
+    offset = to_plate @ (c2w[:3, 3] - cameras.c2w[plate.frame, :3, 3])
+    h = points @ to_plate.T.astype(np.float32) + offset.astype(np.float32)
+    scale = np.where((h[:, 2] > 1e-6) & (z > 0), 1 / np.maximum(h[:, 2], 1e-6), np.float32(np.nan))
+    return h[:, 0] * scale, h[:, 1] * scale, h[:, 2]
+
+
+def _take(plate: Plate, rgb: Picture, rows: NDArray, columns: NDArray, u: Map, v: Map) -> None:
+    rgb[rows, columns] = remap_points(plate.rgb, u - np.float32(0.5), v - np.float32(0.5), cv2.INTER_CUBIC)
 
 
 def view_distance(cameras: Cameras, frame: int, c2w: NDArray, depth: float) -> float:
@@ -126,25 +155,3 @@ def view_distance(cameras: Cameras, frame: int, c2w: NDArray, depth: float) -> f
     move = np.linalg.norm(cameras.c2w[frame, :3, 3] - c2w[:3, 3]) / max(depth, 1e-9)
     cosine = (np.trace(cameras.c2w[frame, :3, :3].T @ c2w[:3, :3]) - 1) / 2
     return float(move + np.arccos(np.clip(cosine, -1, 1)))
-
-
-def push_pull(rgb: Picture, hole: Mask) -> Picture:
-    """The picture with `hole` filled smoothly from its rim inwards, by averages of ever coarser levels."""
-    if not hole.any():
-        return rgb
-    weight = (~hole).astype(np.float32)
-    levels = [(rgb.astype(np.float32) * weight[..., None], weight)]
-    while min(levels[-1][1].shape) > 2 and (levels[-1][1] <= 0).any():
-        colour, weight = levels[-1]
-        levels.append((cv2.pyrDown(colour), cv2.pyrDown(weight)))  # type: ignore[arg-type]
-    colour, weight = levels.pop()
-    mean = colour.sum((0, 1)) / max(float(weight.sum()), 1e-6) if weight.any() else np.full(3, 127.0)
-    filled = np.where(weight[..., None] > 1e-4, colour / np.maximum(weight, 1e-4)[..., None], mean).astype(np.float32)
-    while levels:
-        colour, weight = levels.pop()
-        coarser = cv2.pyrUp(filled, dstsize=(weight.shape[1], weight.shape[0]))
-        trust = np.minimum(weight * 2, 1)[..., None]
-        filled = trust * colour / np.maximum(weight, 1e-4)[..., None] + (1 - trust) * coarser
-    out = rgb.copy()
-    out[hole] = np.clip(np.rint(filled[hole]), 0, 255).astype(np.uint8)
-    return out
