@@ -25,7 +25,6 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -462,14 +461,17 @@ def summary(outcomes: list[Outcome], absent: list[str]) -> int:
     print(f"\n{'part':{width}}  passed  failed  skipped  seconds")
     for o in outcomes:
         print(f"{o.name:{width}}  {o.passed:6}  {o.failed:6}  {len(o.skipped):7}  {o.seconds:7.1f}")
-    reasons = Counter(f"{outcome.name}: {reason}" for outcome in outcomes for reason in outcome.skipped)
-    for reason, count in reasons.items():
-        print(f"skipped {count} x {reason}")
+    reasons: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        for reason in outcome.skipped:
+            reasons.setdefault(reason, []).append(outcome.name.rpartition(", ")[2])
+    for reason, names in reasons.items():
+        print(f"skipped {len(names)} x {reason} ({', '.join(dict.fromkeys(names))})")
     for reason in absent:
         print(f"not run: {reason}")
     passed, failed = sum(o.passed for o in outcomes), sum(o.failed for o in outcomes)
     skipped = sum(len(o.skipped) for o in outcomes) + len(absent)
-    print(f"\n{passed} passed, {failed} failed, {skipped} skipped in {time.monotonic() - STARTED:.0f} s")
+    print(f"\n{time.monotonic() - STARTED:.0f} s in all")
     print(f"{passed} passed, {failed} failed, {skipped} skipped")
     return 1 if failed else 0
 
@@ -502,7 +504,7 @@ def main() -> int:
             )
             sub.add_argument("--all", action="store_true", help="every platform, and a repository index")
     arguments = parser.parse_args()
-    if getattr(arguments, "footage", None) is None != (getattr(arguments, "solve", None) is None):
+    if bool(getattr(arguments, "footage", None)) != bool(getattr(arguments, "solve", None)):
         parser.error("--footage and --solve belong together")
     try:
         return arguments.command(arguments)
