@@ -20,7 +20,7 @@ from .inpaint import patch_fill, push_pull
 from .mattes import Mattes
 from .motion import STILL, Motion, fit_motion, forward_map
 from .plan import Layer, Plan, make_plan
-from .plates import Plate, chosen_frames, continue_plate, fill_from_plates, is_static, median_plate
+from .plates import Plate, chosen_frames, continue_plate, fill_from_plates, is_static, level_seam, median_plate
 from .surfaces import Surfaces
 from .warp import Inverse, invert
 
@@ -202,22 +202,44 @@ class _Scene:
             rgb, hole, depth = self._warped_background(s, t, motion, smooth, behind)
         if not layer.present[t]:
             hole[:] = True
-        invented = hole
-        if hole.any() and self.fill != "none":
-            ring = cv2.dilate(hole.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
-            plate = rgb.copy()
-            left = fill_from_plates(self.plates, plate, ring, behind, views[1], self.source)
-            if self.fill == "all":
-                unknown = left
-                if self.whole is not None:
-                    unknown = continue_plate(self.whole, plate, left, behind, views[1], self.source)
-                plate = push_pull(plate, unknown & hole)
-            blend = cv2.GaussianBlur(hole.astype(np.float32), (0, 0), 1.0)[..., None]
-            blend[left & ~hole] = 0 if self.whole is None or self.fill != "all" else blend[left & ~hole]
-            blend = np.where(hole[..., None], 1, blend)
-            rgb = np.rint(rgb + blend * (plate.astype(np.float32) - rgb)).astype(np.uint8)
-            invented = left & hole
+        if not hole.any() or self.fill == "none":
+            return _Canvas(rgb, depth, hole)
+        rgb, invented = self._filled(rgb, hole, behind, s, smooth, views[1])
         return _Canvas(rgb, depth, invented)
+
+    def _filled(
+        self, rgb: Picture, hole: NDArray[np.bool_], behind: Map, s: int, smooth: Inverse, view: tuple[Any, Any]
+    ) -> tuple[Picture, NDArray[np.bool_]]:
+        """The background with its hole filled, and what of it no frame shows."""
+        ring = cv2.dilate(hole.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+        fill = rgb.copy()
+        unknown = fill_from_plates(self.plates, fill, ring, behind, view, self.source)
+        level_seam(fill, rgb, ring & ~hole & ~unknown, hole & ~unknown)
+        invented = unknown & hole
+        usable = ring & ~unknown
+        if self.fill == "all" and invented.any():
+            if self.whole is not None:
+                unknown = continue_plate(self.whole, fill, unknown, behind, view, self.source)
+                usable = ring & ~unknown
+            else:
+                unknown &= ~self._mirrored(fill, invented, s, smooth)
+            fill = push_pull(fill, unknown & hole)
+        blend = cv2.GaussianBlur(hole.astype(np.float32), (0, 0), 1.0)
+        blend = np.where(hole, 1, np.where(usable, blend, 0))[..., None]
+        return np.rint(rgb + blend * (fill.astype(np.float32) - rgb)).astype(np.uint8), invented
+
+    def _mirrored(self, fill: Picture, wanted: NDArray[np.bool_], s: int, smooth: Inverse) -> NDArray[np.bool_]:
+        """Continue source frame `s` beyond its borders by its mirror image, in `fill`; returns where that was done."""
+        x = smooth.grid.to_picture(smooth.x, self.width, self.height) - np.float32(0.5)
+        y = smooth.grid.to_picture(smooth.y, self.width, self.height) - np.float32(0.5)
+        beyond = (x < 0) | (y < 0) | (x > self.width - 1) | (y > self.height - 1)
+        lands = smooth.grid.to_picture(smooth.valid.astype(np.float32), self.width, self.height) > 0.99
+        cut = self.mattes.cut(s).astype(np.uint8)
+        clean = cv2.remap(cut, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT_101) == 0
+        here = wanted & beyond & lands & clean
+        if here.any():
+            fill[here] = cv2.remap(self.picture(s), x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)[here]
+        return here
 
     def _unshown(self) -> set[int]:
         shown = {layer.source for layer in self.plan.layers}

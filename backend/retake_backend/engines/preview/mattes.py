@@ -213,7 +213,7 @@ class Mattes:
                 _trim(share, index, self._reach[number] / self.grid.step)
         out = {}
         for index, number in enumerate(self.numbers, 1):
-            own = _with_witnesses(share[..., index], count[..., index] > 0)
+            own = _with_witnesses(share[..., index], 1 - share[..., 0], count[..., index] > 0)
             matte = np.clip((self.grid.to_picture(own, self.width, self.height) - 0.25) / 0.5, 0, 1)
             if (matte > 0.5).any():
                 out[number] = (matte * 255).astype(np.uint8)
@@ -241,35 +241,31 @@ class Mattes:
         covered = cv2.dilate((others > 8).astype(np.uint8), kernel) > 0
         if not (covered & (cv2.dilate(matte, kernel) > 8)).any():
             return picture, matte, nothing
-        behind = self._continued(matte, covered)
-        hidden = covered & (behind > 8)
-        if not hidden.any():
+        share = _continued(matte, covered)
+        whole, picture = np.where(covered, 0, matte), picture.copy()
+        unknown = covered & (share > 0.12)
+        if not unknown.any():
             return picture, matte, nothing
-        picture = picture.copy()
-        unknown = hidden.copy()
-        for other_frame in self._frames_around(frame):
-            self._borrow(frame, other_frame, number, picture, unknown)
+        for other in self._frames_around(frame):
+            self._borrow(frame, other, number, picture, whole, unknown)
             if not unknown.any():
                 break
-        solid = np.where(covered, 0, matte) > 200
-        picture = push_pull_within(picture, unknown, solid)
-        return picture, np.where(covered, behind, matte), unknown & (behind > 127)
-
-    def _continued(self, matte: Picture, covered: NDArray[np.bool_]) -> Picture:
-        """The matte behind what covers it: inside where most of the rim around is."""
-        rows, columns = np.nonzero(covered)
-        size = max(3, int(min(np.ptp(rows), np.ptp(columns)) * 0.35))
-        weight = (~covered).astype(np.float32)
-        total = cv2.GaussianBlur(matte.astype(np.float32) / 255 * weight, (0, 0), size)
-        share = total / np.maximum(cv2.GaussianBlur(weight, (0, 0), size), 1e-4)
-        return (np.clip((share - 0.45) / 0.1, 0, 1) * 255).astype(np.uint8)  # type: ignore[no-any-return]
+        whole[unknown] = (np.clip((share[unknown] - 0.42) / 0.16, 0, 1) * 255).astype(np.uint8)
+        unknown &= whole > 8
+        picture = push_pull_within(picture, unknown, np.where(covered, 0, matte) > 200)
+        return picture, whole, unknown & (whole > 127)
 
     def _frames_around(self, frame: int) -> list[int]:
         around = [frame + step for step in (-3, 3, -6, 6, -10, 10, -15, 15)]
         return [f for f in around if 0 <= f < len(self.solve)]
 
-    def _borrow(self, frame: int, other: int, number: int, picture: Picture, unknown: NDArray[np.bool_]) -> None:
-        """Colour `unknown` pixels of `picture` that another frame shows of the same object, along its tracks."""
+    def _borrow(
+        self, frame: int, other: int, number: int, picture: Picture, whole: Picture, unknown: NDArray[np.bool_]
+    ) -> None:
+        """Take `unknown` pixels of `picture` and matte `whole` from another frame, along the object's tracks.
+
+        What that frame shows there, object or not, is what is hidden here, unless another object hides it there too.
+        """
         tracks = self.solve.tracks.objects == number
         both = np.flatnonzero(tracks & self.surfaces.visible[frame] & self.surfaces.visible[other])
         matte = self.frame(other).get(number)
@@ -289,11 +285,27 @@ class Mattes:
         u, v = (x + move[:, 0]).astype(np.float32), (y + move[:, 1]).astype(np.float32)
         inside = (u >= 0.5) & (v >= 0.5) & (u < self.width - 0.5) & (v < self.height - 0.5)
         shown = inside.copy()
-        shown[inside] = matte[v[inside].astype(int), u[inside].astype(int)] > 200
+        free = ~self.cut(other, tuple(n for n in self.numbers if n != number))
+        shown[inside] = free[v[inside].astype(int), u[inside].astype(int)]
         if shown.any():
             at = rows[shown], columns[shown]
-            picture[at] = remap_points(self.picture(other), u[shown] - np.float32(0.5), v[shown] - np.float32(0.5))
+            column, row = u[shown] - np.float32(0.5), v[shown] - np.float32(0.5)
+            picture[at] = remap_points(self.picture(other), column, row)
+            whole[at] = remap_points(matte, column, row)
             unknown[at] = False
+
+
+def _continued(matte: Picture, covered: NDArray[np.bool_]) -> Map:
+    """Share (H, W) of the object behind what covers it, by how much of it lies around; 0 elsewhere."""
+    rows, columns = np.nonzero(covered)
+    sigma = max(3, int(min(np.ptp(rows), np.ptp(columns)) * 0.35))
+    pad = 3 * sigma
+    box = slice(max(0, rows.min() - pad), rows.max() + pad), slice(max(0, columns.min() - pad), columns.max() + pad)
+    weight = (~covered[box]).astype(np.float32)
+    total = cv2.GaussianBlur(matte[box].astype(np.float32) / 255 * weight, (0, 0), sigma)
+    share = np.zeros(matte.shape, np.float32)
+    share[box] = total / np.maximum(cv2.GaussianBlur(weight, (0, 0), sigma), 1e-4)
+    return share
 
 
 def push_pull_within(picture: Picture, unknown: NDArray[np.bool_], solid: NDArray[np.bool_]) -> Picture:
@@ -312,10 +324,10 @@ def push_pull_within(picture: Picture, unknown: NDArray[np.bool_], solid: NDArra
 def _trim(share: Map, index: int, span: float) -> None:
     """Take from a compact object what sticks out of it, and give that to the next likely label.
 
-    Only what opening by half its size leaves is compact; an object that opening would shrink much is not, and stays.
+    Only what opening by most of its size leaves is compact; an object that opening would shrink much is not, and stays.
     """
     own = (share[..., index] > 0.4).astype(np.uint8)
-    size = max(3, int(0.55 * span)) | 1
+    size = max(3, int(0.8 * span)) | 1
     opened = cv2.morphologyEx(own, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)))
     if opened.sum() < 0.6 * own.sum():
         return
@@ -324,12 +336,12 @@ def _trim(share: Map, index: int, span: float) -> None:
     share /= np.maximum(share.sum(-1, keepdims=True), 1e-12)
 
 
-def _with_witnesses(share: Map, tracks: NDArray[np.bool_]) -> Map:
-    """The share without islands that hold no track of their own."""
-    count, islands = cv2.connectedComponents((share > 0.3).astype(np.uint8), connectivity=8)
+def _with_witnesses(share: Map, foreground: Map, tracks: NDArray[np.bool_]) -> Map:
+    """The share without islands of the foreground that hold no track of its object."""
+    count, islands = cv2.connectedComponents((foreground > 0.3).astype(np.uint8), connectivity=8)
     held = np.zeros(count, bool)
     held[np.unique(islands[cv2.dilate(tracks.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0])] = True
-    held[0] = True
+    held[0] = False
     return share * held[islands]  # type: ignore[no-any-return]
 
 

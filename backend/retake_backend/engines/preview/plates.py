@@ -150,6 +150,30 @@ def _take(plate: Plate, rgb: Picture, rows: NDArray, columns: NDArray, u: Map, v
     rgb[rows, columns] = remap_points(plate.rgb, u - np.float32(0.5), v - np.float32(0.5), cv2.INTER_CUBIC)
 
 
+def level_seam(fill: Picture, rgb: Picture, rim: Mask, filled: Mask) -> None:
+    """Shift the colours of `filled` pixels in `fill` so that they meet `rgb` on the `rim`, where both are known.
+
+    Exposure and white balance drift between frames; a step at the seam shows, a slow drift does not.
+    """
+    if not rim.any() or not filled.any():
+        return
+    height, width = rim.shape
+    small = (max(1, width // 6), max(1, height // 6))
+    difference = np.where(rim[..., None], rgb.astype(np.float32) - fill, 0)
+    weight = cv2.resize(rim.astype(np.float32), small, interpolation=cv2.INTER_AREA)
+    total = cv2.resize(np.clip(difference, -40, 40), small, interpolation=cv2.INTER_AREA)
+    shift, known = np.zeros_like(total), np.zeros_like(weight)
+    for sigma in (2.0, 6.0, 18.0):
+        near = cv2.GaussianBlur(weight, (0, 0), sigma)
+        mean = cv2.GaussianBlur(total, (0, 0), sigma) / np.maximum(near, 1e-5)[..., None]
+        share = (1 - known) * np.clip(near * 20, 0, 1)
+        shift += share[..., None] * mean
+        known += share
+    wide = cv2.resize(np.clip(shift, -24, 24), (width, height), interpolation=cv2.INTER_LINEAR)
+    area = filled | rim
+    fill[area] = np.clip(np.rint(fill[area] + wide[area]), 0, 255).astype(np.uint8)
+
+
 def view_distance(cameras: Cameras, frame: int, c2w: NDArray, depth: float) -> float:
     """How far the view of a frame's camera is from pose c2w: parallax at `depth` plus the angle between them."""
     move = np.linalg.norm(cameras.c2w[frame, :3, 3] - c2w[:3, 3]) / max(depth, 1e-9)
