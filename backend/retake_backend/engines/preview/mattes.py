@@ -234,7 +234,7 @@ class Mattes:
         nothing = np.zeros(matte.shape, bool)
         others = np.zeros(matte.shape, np.uint8)
         for other, m in mattes.items():
-            if other != number:
+            if other != number and self._stands_before(frame, other, number):
                 np.maximum(others, m, out=others)
         size = 2 * self.edge + 1
         kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size + 2, size + 2))
@@ -254,6 +254,22 @@ class Mattes:
         unknown &= whole > 8
         picture = push_pull_within(picture, unknown, np.where(covered, 0, matte) > 200)
         return picture, whole, unknown & (whole > 127)
+
+    def _stands_before(self, frame: int, other: int, number: int) -> bool:
+        """Whether object `other` is nearer to the camera than `number` where they touch; the smaller when in doubt."""
+        mattes = self.frame(frame)
+        kernel = np.ones((4 * self.edge + 1,) * 2, np.uint8)
+        own, its = mattes[number] > 127, mattes[other] > 127
+        touching = (cv2.dilate(own.astype(np.uint8), kernel) > 0) & (cv2.dilate(its.astype(np.uint8), kernel) > 0)
+        rows, columns = np.nonzero(touching)
+        if not len(rows):
+            return False
+        own_surface, its_surface = self.surfaces.smooth(number, frame), self.surfaces.smooth(other, frame)
+        own_disparity = np.median(own_surface.grid.sample(own_surface.disparity, columns + 0.5, rows + 0.5))
+        its_disparity = np.median(its_surface.grid.sample(its_surface.disparity, columns + 0.5, rows + 0.5))
+        if abs(its_disparity / max(own_disparity, 1e-12) - 1) < 0.02:
+            return bool(its.sum() < own.sum())
+        return bool(its_disparity > own_disparity)
 
     def _frames_around(self, frame: int) -> list[int]:
         around = [frame + step for step in (-3, 3, -6, 6, -10, 10, -15, 15)]
