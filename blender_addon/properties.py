@@ -126,9 +126,7 @@ class RetakeShot(PropertyGroup):
     negative_prompt: StringProperty(name="Avoid", description="What the picture must not show")
     seed: IntProperty(name="Seed", description="Same seed, same edit: same frames", default=0, min=0)
     use_range: BoolProperty(name="Part", description="Render a part of the footage only")
-    range: IntVectorProperty(
-        name="Frames", description="First and last scene frame to render", size=2, default=(1, 81)
-    )
+    range: IntVectorProperty(name="Frames", description="First and last scene frame to render", size=2, default=(1, 81))
     use_size: BoolProperty(name="Other size", description="Render at another size than the footage's")
     render_size: IntVectorProperty(name="Size", size=2, default=(672, 384), min=16, max=8192)
     takes: CollectionProperty(type=RetakeTake)

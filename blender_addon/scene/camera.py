@@ -98,7 +98,9 @@ def up_rotation(cameras: Cameras) -> Matrix:
     return Matrix(np.stack([np.cross(forward, up), forward, up]).tolist())
 
 
-def create(name: str, cameras: Cameras, origin: NDArray[np.float64], aspect: tuple[float, float], start: int) -> bpy.types.Object:
+def create(
+    name: str, cameras: Cameras, origin: NDArray[np.float64], aspect: tuple[float, float], start: int
+) -> bpy.types.Object:
     """A camera object, in no collection yet, keyed on every frame; its parent's space is the solve's world - origin."""
     data = bpy.data.cameras.new(name)
     data.sensor_fit, data.sensor_width = "HORIZONTAL", SENSOR_WIDTH
@@ -108,7 +110,9 @@ def create(name: str, cameras: Cameras, origin: NDArray[np.float64], aspect: tup
     return camera
 
 
-def key(camera: bpy.types.Object, cameras: Cameras, origin: NDArray[np.float64], aspect: tuple[float, float], start: int) -> None:
+def key(
+    camera: bpy.types.Object, cameras: Cameras, origin: NDArray[np.float64], aspect: tuple[float, float], start: int
+) -> None:
     """Key the camera, which must use quaternions, on every frame; lens and shift are keyed when they change.
 
     Keys outside the frames start .. start + T - 1 and all other curves are removed.

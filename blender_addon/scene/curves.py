@@ -70,7 +70,9 @@ def write(fcurves: bpy.types.bpy_prop_collection, path: str, values: NDArray, st
         points.foreach_set("interpolation", linear)
 
 
-def read(fcurves: bpy.types.bpy_prop_collection | None, path: str, channels: int, start: int, frames: int) -> NDArray | None:
+def read(
+    fcurves: bpy.types.bpy_prop_collection | None, path: str, channels: int, start: int, frames: int
+) -> NDArray | None:
     """Values (T, channels) float32 of curves that have exactly one key on each of the frames, else None.
 
     A curve with other keys was edited by hand in a way that cannot be carried over key by key.

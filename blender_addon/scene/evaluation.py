@@ -20,38 +20,40 @@ def snap(values: NDArray[np.float64], rest: NDArray[np.float64], noise: NDArray[
 
 
 @contextmanager
-def everything_evaluated(
-    context: bpy.types.Context, root: bpy.types.Object, parts: list[bpy.types.Object]
-) -> Iterator[None]:
-    """Restore the frame at the end, and see to it that Blender evaluates all parts: it skips what is disabled.
+def everything_evaluated(context: bpy.types.Context, parts: Sequence[bpy.types.Object]) -> Iterator[None]:
+    """Within it Blender evaluates all parts, which it skips where they are disabled; afterwards all is as before.
 
-    An eye that is closed does no harm; a disabled object, or a collection that is disabled or excluded, does.
+    A closed eye does no harm; a disabled object, or a collection that is disabled or excluded, does. The current frame
+    is restored as well.
     """
     scene = context.scene
     frame, subframe = scene.frame_current, scene.frame_subframe
-    disabled = [(ob, "hide_viewport", True) for ob in {root, *parts} if ob.hide_viewport]
-    layers = [layer for layer in _layers(context.view_layer.layer_collection) if _holds_parts(layer, root, parts)]
-    disabled += [(layer.collection, "hide_viewport", True) for layer in layers if layer.collection.hide_viewport]
-    # Including a collection again includes those below it, so the states of all are remembered, outermost first.
-    if any(layer.exclude for layer in layers):
-        disabled += [(layer, "exclude", layer.exclude) for layer in _layers(context.view_layer.layer_collection)][1:]
+    undo = []
+    for thing in (*parts, *_collections_of(scene, parts)):
+        if thing.hide_viewport:
+            undo.append((thing, "hide_viewport", True))
+            thing.hide_viewport = False
+    held = set(parts)
+    layers = _layers(context.view_layer.layer_collection)[1:]
+    if any(layer.exclude and not held.isdisjoint(layer.collection.objects) for layer in layers):
+        # To include a collection includes those below it, and to exclude one excludes them: remember all, from the top.
+        undo += [(layer, "exclude", layer.exclude) for layer in layers]
+        for layer in layers:
+            if layer.exclude and not held.isdisjoint(layer.collection.objects):
+                layer.exclude = False
     try:
-        for thing, name, _ in disabled:
-            if name != "exclude" or thing in layers:
-                setattr(thing, name, False)
         yield
     finally:
-        for thing, name, value in disabled:
+        for thing, name, value in undo:
             setattr(thing, name, value)
         scene.frame_set(frame, subframe=subframe)
 
 
+def _collections_of(scene: bpy.types.Scene, parts: Sequence[bpy.types.Object]) -> list[bpy.types.Collection]:
+    """The scene's collections that hold any of the parts, directly or below them."""
+    held = set(parts)
+    return [c for c in scene.collection.children_recursive if not held.isdisjoint(c.all_objects)]
+
+
 def _layers(layer: bpy.types.LayerCollection) -> list[bpy.types.LayerCollection]:
     return [layer, *(below for child in layer.children for below in _layers(child))]
-
-
-def _holds_parts(
-    layer: bpy.types.LayerCollection, root: bpy.types.Object, parts: list[bpy.types.Object]
-) -> bool:
-    held = layer.collection.all_objects
-    return held.get(root.name) is not None or any(held.get(part.name) is not None for part in parts[:1])

@@ -12,6 +12,7 @@ from retake_shared.shot import Footage
 from . import sequencer
 from .pairing import PICTURES
 
+
 def load_clip(path: str) -> bpy.types.MovieClip:
     """The video, picture sequence (its first picture) or folder of pictures at `path` as a new movie clip.
 

@@ -48,12 +48,13 @@ def is_copy(handle: bpy.types.Object) -> bool:
     return handle.retake_handle.number != handle.retake_handle.copy_of
 
 
-def own_handle(root: bpy.types.Object, number: int) -> bpy.types.Object:
-    """The handle of an object of the solve. Raises BadShot when the artist deleted it."""
+def own_handles(root: bpy.types.Object) -> dict[int, bpy.types.Object]:
+    """The handle of each object of the solve, by number; copies, also those that Blender's Duplicate made, left out."""
+    own: dict[int, bpy.types.Object] = {}
     for handle in handles_of(root):
-        if handle.retake_handle.number == number:
-            return handle
-    raise BadShot(f"object {number} has no handle any more.", root.name, "Undo its deletion, or import the shot again.")
+        if not is_copy(handle):
+            own.setdefault(handle.retake_handle.number, handle)
+    return own
 
 
 def empties_under(handle: bpy.types.Object) -> list[bpy.types.Object]:
@@ -74,9 +75,7 @@ def current_solve(root: bpy.types.Object) -> Solve:
             "Undo the change of the reference mesh.",
         )
     names = dict(solve.object_names)
-    for handle in handles_of(root):
-        if not is_copy(handle):
-            names[handle.retake_handle.number] = handle.retake_handle.label
+    names |= {number: handle.retake_handle.label for number, handle in own_handles(root).items()}
     names[BACKGROUND] = solve.object_names[BACKGROUND]
     return replace(solve, tracks=replace(solve.tracks, objects=assigned), object_names=unique_names(names))
 
@@ -162,7 +161,7 @@ def add_object(root: bpy.types.Object, label: str, rows: NDArray[np.int64] | Non
     else:
         centre = pivot(root, solve, BACKGROUND)
     names = {handle.retake_handle.label for handle in handles_of(root)}
-    size = own_handle(root, BACKGROUND).empty_display_size / 2
+    size = root.empty_display_size / 2
     handle = create_handle(root, _unused(label, names), number, centre, size)
     if rows is not None and len(rows):
         assign(root, rows, handle)
@@ -175,7 +174,8 @@ def assign(root: bpy.types.Object, rows: Iterable[int], handle: bpy.types.Object
     Their empties move under the handle and keep what was edited on their own keys; in copies of their former object
     nothing changes. Raises BadShot for a handle that is a copy.
     """
-    if is_copy(handle):
+    own = own_handles(root)
+    if own.get(handle.retake_handle.number) != handle:
         raise BadShot(
             "it is a copy, its tracks belong to another object.", handle.name, "Choose that object, or add a new one."
         )
@@ -183,15 +183,15 @@ def assign(root: bpy.types.Object, rows: Iterable[int], handle: bpy.types.Object
     rows = np.unique(np.fromiter(rows, np.int64))
     rows = rows[solve.tracks.objects[rows] != handle.retake_handle.number]
     moving = set(rows.tolist())
-    for former in handles_of(root):
-        if former == handle or is_copy(former):
+    for former in own.values():
+        if former == handle:
             continue
         empties = [empty for empty in empties_under(former) if empty.retake_track in moving]
         if not empties:
             continue
-        own = np.array([empty.retake_track for empty in empties])
-        before = rest_positions(root, former, solve, own)
-        after = rest_positions(root, handle, solve, own)
+        theirs = np.array([empty.retake_track for empty in empties])
+        before = rest_positions(root, former, solve, theirs)
+        after = rest_positions(root, handle, solve, theirs)
         edited = tracks.positions_of(empties, before, root.retake.start) - before
         _write_positions(root, handle, empties, after, edited)
         for empty in empties:
@@ -231,7 +231,11 @@ def tracks_collection(root: bpy.types.Object) -> bpy.types.Collection:
 
 
 def set_removed(context: bpy.types.Context, handle: bpy.types.Object, removed: bool) -> None:
-    """Take the object out of the picture, or put it back; its empties are hidden meanwhile."""
+    """Take the object out of the picture in all frames, or put it back; its empties are hidden meanwhile."""
+    fcurves = curves.curves_of(handle)
+    keyed = fcurves.find("retake_handle.removed") if fcurves else None
+    if keyed is not None:
+        fcurves.remove(keyed)
     handle.retake_handle.removed = removed
     for empty in empties_under(handle):
         if empty.name in context.view_layer.objects:
@@ -280,7 +284,14 @@ def reset(context: bpy.types.Context, root: bpy.types.Object, handle: bpy.types.
     tracks.set_positions(empties, rest_positions(root, handle, solve, rows), root.retake.start, handle.name)
 
 
-def _write_positions(root, handle, empties, rest, edited) -> None:  # noqa: ANN001 - see the callers
+def _write_positions(
+    root: bpy.types.Object,
+    handle: bpy.types.Object,
+    empties: Sequence[bpy.types.Object],
+    rest: NDArray[np.float64],
+    edited: NDArray[np.float64],
+) -> None:
+    """Key the empties at rest + edited, (T, M, 3) each in the handle's space; edits within float32 noise are none."""
     noise = 4 * np.finfo(np.float32).eps * (np.abs(rest).max(-1, keepdims=True) + 1e-30)
     edited = np.where(np.abs(edited) > noise, edited, 0)  # else keys would drift with each change
     tracks.set_positions(empties, rest + edited, root.retake.start, handle.name)

@@ -78,7 +78,9 @@ def grow_strip(strip: bpy.types.Strip, files: Sequence[Path]) -> None:
         strip.elements.append(Path(file).name)
 
 
-def add_footage_strip(scene: bpy.types.Scene, clip: bpy.types.MovieClip, name: str, start_frame: int) -> bpy.types.Strip:
+def add_footage_strip(
+    scene: bpy.types.Scene, clip: bpy.types.MovieClip, name: str, start_frame: int
+) -> bpy.types.Strip:
     """The footage itself, at the bottom; the one that is there already when there is one of that name."""
     existing = find(scene, name)
     if existing is not None:

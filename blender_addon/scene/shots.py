@@ -90,9 +90,7 @@ def import_shot(
     return root
 
 
-def _build(
-    scene: bpy.types.Scene, footage: Footage, solve: Solve, density: int, report: list[str]
-) -> bpy.types.Object:
+def _build(scene: bpy.types.Scene, footage: Footage, solve: Solve, density: int, report: list[str]) -> bpy.types.Object:
     clip = footage_clip.load_clip(footage.path)
     solve, thinned = reference.thinned(solve)
     name = Path(footage.path).stem or "shot"

@@ -35,7 +35,7 @@ def read(context: bpy.types.Context, root: bpy.types.Object) -> Cameras:
         return _from_keys(target, root, source)
     frames = len(source)
     roots, worlds, projections = (np.empty((frames, 4, 4)) for _ in range(3))
-    with everything_evaluated(context, root, [target]):
+    with everything_evaluated(context, [root, target]):
         for frame in range(frames):
             context.scene.frame_set(root.retake.start + frame)
             depsgraph = context.evaluated_depsgraph_get()
@@ -57,9 +57,7 @@ def write(root: bpy.types.Object, cameras: Cameras) -> None:
     camera.key(target, cameras, np.array(shot.origin), tuple(shot.pixel_aspect), shot.start)
 
 
-def projection(
-    evaluated: bpy.types.Object, depsgraph: bpy.types.Depsgraph, root: bpy.types.Object
-) -> Matrix:
+def projection(evaluated: bpy.types.Object, depsgraph: bpy.types.Depsgraph, root: bpy.types.Object) -> Matrix:
     """The evaluated camera's projection of the footage's picture, whatever the scene's size and pixel aspect are."""
     (width, height), (aspect_x, aspect_y) = root.retake.size, root.retake.pixel_aspect
     return evaluated.calc_matrix_camera(depsgraph, x=width, y=height, scale_x=aspect_x, scale_y=aspect_y)

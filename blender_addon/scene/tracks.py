@@ -28,6 +28,7 @@ def choose(tracks: Tracks, cameras: Cameras, limit: int) -> NDArray[np.int64]:
     least = np.minimum(sizes, max(1, min(24, limit // len(numbers))))
     spare = max(limit - int(least.sum()), 0)
     quotas = least + np.floor((sizes - least) * spare / max(int((sizes - least).sum()), 1)).astype(int)
+    quotas[np.argsort(quotas - sizes, kind="stable")[: max(limit - int(quotas.sum()), 0)]] += 1  # what rounding left
 
     uv = _where_seen(tracks, cameras)
     chosen = []
