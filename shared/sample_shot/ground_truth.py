@@ -113,8 +113,8 @@ def pick_points(
 ) -> SurfacePoints:
     """Points spread evenly over the picture: counts[n] of them on object number n.
 
-    show: brings the scene and `surfaces` to a frame. Points are picked where rays through random pixels of nine frames meet a
-    surface, so that a surface gets as many points as it takes up of the picture.
+    show: brings the scene and `surfaces` to a frame. Points are picked where rays through random pixels of nine
+    frames meet a surface, so that a surface gets as many points as it takes up of the picture.
     """
     rng = np.random.default_rng(seed)
     picked: list[list[tuple[int, NDArray[np.float64]]]] = [[] for _ in counts]
@@ -136,15 +136,17 @@ def pick_points(
 
 
 def follow(surfaces: Surfaces, cameras: Cameras, show: Callable[[int], None], points: SurfacePoints) -> Tracks:
-    """The tracks of surface points through all frames, visible where nothing stands between them and the camera."""
+    """The tracks of surface points through all frames, visible where nothing stands between them and the camera.
+
+    show: as for `pick_points`.
+    """
     shape = len(cameras), len(points.triangles)
     positions, visibility = np.zeros((*shape, 3)), np.zeros(shape, bool)
     for frame in range(len(cameras)):
         show(frame)
-        positions[frame] = points.positions(surfaces)
+        positions[frame] = np.rint(points.positions(surfaces) * POSITION_LEVELS) / POSITION_LEVELS
         visibility[frame] = see(surfaces, cameras, frame, positions[frame])
-    rounded = np.rint(positions * POSITION_LEVELS) / POSITION_LEVELS
-    return Tracks.make(rounded, visibility, objects=surfaces.objects[points.triangles])
+    return Tracks.make(positions, visibility, objects=surfaces.objects[points.triangles])
 
 
 def see(surfaces: Surfaces, cameras: Cameras, frame: int, points: NDArray[np.float64]) -> NDArray[np.bool_]:

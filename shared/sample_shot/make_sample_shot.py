@@ -1,9 +1,9 @@
 """Render the sample shot and write it with everything that is known about it.
 
-    PYTHON_WITH_BPY shared/sample_shot/make_sample_shot.py --work /tmp/sample_shot [--samples 16] [--frames 0:81] [--only source]
+    PYTHON_WITH_BPY make_sample_shot.py --work /tmp/sample_shot [--samples 10] [--frames 0:81] [--only source]
 
-Needs the bpy wheel (5.0 or newer) and retake_shared; no downloads. Frames already in the work folder are kept, so that an
-interrupted run goes on where it stopped. The videos are encoded from those frames by `encode.py`.
+Needs the bpy wheel (5.0 or newer) and retake_shared; no downloads. Frames already in the work folder are kept, so that
+an interrupted run goes on where it stopped. The videos are encoded from those frames by `encode.py`.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Shot:
         part.rename(path)
 
 
-def source_moment(frame: float) -> Moment:
+def source_moment(frame: int) -> Moment:
     """The unedited world at a frame."""
     return Moment(walk=frame / FPS, roll=frame / FPS)
 
@@ -144,7 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="folder for rendered frames")
     parser.add_argument("--out", type=Path, default=HERE, help="folder for solve and edit")
-    parser.add_argument("--samples", type=int, default=16, help="light paths per pixel, before denoising")
+    parser.add_argument("--samples", type=int, default=10, help="light paths per pixel, before denoising")
     parser.add_argument("--frames", default=f"0:{FRAMES}", help="which to render, start:stop[:step]")
     parser.add_argument("--only", choices=PARTS, help="one part of the work; edited needs the archives")
     options = parser.parse_args()

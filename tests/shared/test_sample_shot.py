@@ -48,14 +48,13 @@ def test_background_stands_and_objects_move(solve: Solve) -> None:
 
 
 def test_the_walkers_feet_do_not_slide(solve: Solve) -> None:
-    """Sole points near the floor rest: the lowest track of the walker moves < 4 mm a frame while it is down."""
+    """He travels 45 mm a frame; the points of his soles that are down rest."""
     walker = solve.tracks.positions[:, solve.tracks.objects == 1]
-    low = walker[..., 2] < 0.012
-    both = low[1:] & low[:-1]
-    assert both.sum() > 50
-    step = np.linalg.norm(np.diff(walker, axis=0)[..., :2], axis=-1)[both]
-    assert np.median(step) < 0.001
-    assert np.percentile(step, 90) < 0.004
+    down = (walker[1:, :, 2] < 0.03) & (walker[:-1, :, 2] < 0.03)
+    assert down.sum() > 50
+    slide = np.linalg.norm(np.diff(walker[..., :2], axis=0), axis=-1)[down]
+    assert np.median(slide) < 1e-4
+    assert slide.max() < 0.012, "rolling over heel and toe is all they do"
 
 
 def test_the_ball_rolls_without_slipping(solve: Solve) -> None:
