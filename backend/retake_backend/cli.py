@@ -37,8 +37,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+class Stop:
+    """From its making on, SIGINT and SIGTERM stop this process at once.
+
+    Python drops an exception that a signal raises inside a destructor, so the signal is also remembered: `check` raises
+    Cancelled once one has come.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._hear)
+
+    def _hear(self, number: int, frame: FrameType | None) -> NoReturn:
+        self._asked = True
+        raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Raise Cancelled when the user wants the work to stop."""
+        if self._asked:
+            raise Cancelled
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -109,7 +127,7 @@ def _render(arguments: argparse.Namespace) -> int:
     """Render one edit of one shot to a folder of PNG frames, the hole masks, and take.json, which repeats it."""
     from . import render_files
 
-    signal.signal(signal.SIGTERM, _interrupt)
+    stop = Stop()
     wanted = {name: getattr(arguments, name) for name in ("engine", "prompt", "seed", "size", "frames")}
     changes = {name: value for name, value in wanted.items() if value is not None}
     if arguments.take is not None:
@@ -121,7 +139,7 @@ def _render(arguments: argparse.Namespace) -> int:
     else:
         job = render_files.open_job(arguments.footage, arguments.solve, arguments.edit, changes)
     with job.request.footage:
-        take = render_files.write_take(job, arguments.out)
+        take = render_files.write_take(job, arguments.out, stop.check)
     rate = (take.stop - take.start) / max(take.seconds, 1e-6)
     print(f"{arguments.out}: {take.stop - take.start} frames in {take.seconds:.1f} s ({rate:.1f} a second)")
     return 0

@@ -30,7 +30,11 @@ def examine(home: Path) -> int:
             print(f"{package:12} BROKEN: {error}")
     if "torch" not in broken:
         print(f"device       {_device()}")
-    print(f"engines      {', '.join(engine['name'] for engine in engines.available())}")
+    try:
+        print(f"engines      {', '.join(engine['name'] for engine in engines.available())}")
+    except (ImportError, AttributeError) as error:
+        broken.append("RETAKE_ENGINES")
+        print(f"engines      BROKEN: {error}")
     print(f"home         {home} ({_room(home)})")
     print(f"backend      {_running(home)}")
     if broken:

@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -125,11 +126,11 @@ def _job(reader: FootageReader, solve: Solve, edit: Edit, settings: RenderSettin
     return Job(RenderRequest(reader, solve, edit, settings), hashes, solve_bytes, edit_bytes)
 
 
-def write_take(job: Job, out: Path) -> Take:
+def write_take(job: Job, out: Path, check: Callable[[], None]) -> Take:
     """Render into `out`: whole, or not at all. A take already there is replaced once the new one is complete.
 
-    Frames gather in a hidden folder beside it. Raises RetakeError when `out` holds something else, and what the
-    engine raises.
+    check: called often, raises Cancelled when the work is to stop. Frames gather in a hidden folder beside `out`.
+    Raises RetakeError when `out` holds something else, and what check and the engine raise.
     """
     out = out.absolute()
     _check_free(out)
@@ -142,14 +143,13 @@ def write_take(job: Job, out: Path) -> Take:
     try:
         new = part / "new"
         new.mkdir()
-        take = _render_into(new, job)
+        take = _render_into(new, job, check)
         (new / SOLVE_FILE).write_bytes(job.solve)
         (new / EDIT_FILE).write_bytes(job.edit)
         (new / TAKE_FILE).write_text(json.dumps(take.to_json(), indent=1, ensure_ascii=False), encoding="utf-8")
+        check()
         _check_free(out)
-        if out.exists():
-            out.rename(part / "old")
-        new.rename(out)
+        _replace(out, new, part / "old")
     finally:
         shutil.rmtree(part, ignore_errors=True)
     for note in take.notes:
@@ -157,14 +157,31 @@ def write_take(job: Job, out: Path) -> Take:
     return take
 
 
+def _replace(out: Path, new: Path, old: Path) -> None:
+    """Put `new` in the place of `out`, which goes to `old`; whatever happens, `out` is one of the two."""
+    try:
+        if out.exists():
+            out.rename(old)
+        new.rename(out)
+    except BaseException:
+        if old.exists() and not out.exists():
+            old.rename(out)
+        raise
+
+
 def _check_free(out: Path) -> None:
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / TAKE_FILE).is_file()):
         raise RetakeError("is in use and is not a take.", str(out), "Choose another folder with --out.")
 
 
-def _render_into(folder: Path, job: Job) -> Take:
+def _render_into(folder: Path, job: Job, check: Callable[[], None]) -> Take:
     meter = ProgressMeter()
-    for result in render_take(job.request, job.hashes, meter):
+
+    def report(progress: Progress) -> None:
+        check()
+        meter(progress)
+
+    for result in render_take(job.request, job.hashes, report):
         if isinstance(result, Take):
             meter.finish()
             return result
