@@ -81,7 +81,7 @@ class _Scene:
         self.source = solve.cameras.resized(self.width, self.height)
         self.target = edit.cameras.resized(self.width, self.height)
         self.picture = lru_cache(maxsize=max(6, (256 << 20) // (self.width * self.height * 3)))(self._picture)
-        self.surfaces = Surfaces(solve, self.source)
+        self.surfaces = Surfaces(solve, self.source, self.picture)
         self.mattes = Mattes(solve, self.surfaces, self.picture)
         self.whole_object = lru_cache(maxsize=16)(self.mattes.whole)
         self.plan: Plan = make_plan(solve, edit, self.source, self.target, self.mattes.numbers)

@@ -6,6 +6,7 @@ far. All pixels are those of the picture at working size.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -33,10 +34,10 @@ class Surface:
 
 
 class Surfaces:
-    """The layers' surfaces, frame by frame. cameras: the solve's, at working size."""
+    """The layers' surfaces, frame by frame. cameras: the solve's, at working size; picture: gives a frame's rgb."""
 
-    def __init__(self, solve: Solve, cameras: Cameras) -> None:
-        self.solve, self.cameras = solve, cameras
+    def __init__(self, solve: Solve, cameras: Cameras, picture: Callable[[int], NDArray[np.uint8]]) -> None:
+        self.solve, self.cameras, self.picture = solve, cameras, picture
         self.uv, self.depth = cameras.project(solve.tracks.positions)
         with np.errstate(invalid="ignore"):
             self.in_view = inside_image(self.uv, self.depth, cameras.width, cameras.height)
@@ -131,6 +132,32 @@ class Surfaces:
         y = (rows[row] + 0.5) * self.cameras.height / height
         return x, y, 1.0 / picked[keep]
 
+    def _sharpen(self, fitting: Map, disparity: Map, frame: int) -> None:
+        """At depth edges, give each node of `fitting` the coarse disparity whose picture colour is most like its own."""
+        height, width = disparity.shape
+        kernel = np.ones((3, 3), np.uint8)
+        high, low = cv2.dilate(disparity, kernel), cv2.erode(disparity, kernel)
+        edge = (high - low > 0.04 * high).astype(np.uint8)
+        rows, columns = fitting.shape
+        at_row, at_column = np.nonzero(cv2.resize(edge, (columns, rows), interpolation=cv2.INTER_NEAREST))
+        if not len(at_row):
+            return
+        picture = self.picture(frame)
+        fine = cv2.resize(picture, (columns, rows), interpolation=cv2.INTER_AREA)[at_row, at_column].astype(np.float32)
+        coarse = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
+        y, x = (at_row + 0.5) * height / rows - 0.5, (at_column + 0.5) * width / columns - 0.5
+        base_y, base_x = np.rint(y).astype(int), np.rint(x).astype(int)
+        best = np.full(len(at_row), np.inf, np.float32)
+        chosen = fitting[at_row, at_column]
+        for dy in (-1, 0, 1):
+            for dx in (-1, 0, 1):
+                cy, cx = np.clip(base_y + dy, 0, height - 1), np.clip(base_x + dx, 0, width - 1)
+                unlike = np.abs(coarse[cy, cx] - fine).sum(1) + 15 * np.hypot(cy - y, cx - x)
+                unlike = np.where(disparity[cy, cx] > 0, unlike, np.inf)
+                better = unlike < best
+                best[better], chosen[better] = unlike[better], disparity[cy, cx][better]
+        fitting[at_row, at_column] = chosen
+
     def _measured(self, frame: int) -> Surface | None:
         """The frame's depth map at fine resolution with its edges kept and torn, or None when there is none."""
         if self.solve.depth is None:
@@ -142,12 +169,10 @@ class Surfaces:
             return None
         disparity = np.where(known, 1 / np.where(known, depth, 1), 0).astype(np.float32)
         fitting = cv2.resize(disparity, (grid.columns, grid.rows), interpolation=cv2.INTER_LINEAR)
-        exact = cv2.resize(disparity, (grid.columns, grid.rows), interpolation=cv2.INTER_NEAREST)
-        kernel = np.ones((3, 3), np.uint8)
-        near, far = cv2.dilate(exact, kernel), cv2.erode(exact, kernel)
-        edge = near - far > 2 * TEAR * self.fine * near
-        # A pixel on an edge mixes both sides: it goes with the near one, so that no outline of it stays behind.
-        fitting = np.where(edge, near, fitting)
+        self._sharpen(fitting, disparity, frame)
+        # An edge pixel mixes both sides: it goes with the near one, so that no outline of that stays behind.
+        near = cv2.dilate(fitting, np.ones((3, 3), np.uint8))
+        fitting = np.where(near - fitting > 2 * TEAR * self.fine * near, near, fitting)
         unknown = cv2.resize((~known).astype(np.uint8), (grid.columns, grid.rows), interpolation=cv2.INTER_NEAREST) > 0
         if unknown.any():
             smooth = self.smooth(BACKGROUND, frame)

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .grids import Grid, Map
+from .grids import Grid, Map, remap_points
 
 FAR_AWAY = np.float32(-1e6)
 
@@ -44,63 +44,90 @@ class Inverse:
     valid: NDArray[np.bool_]
 
 
-def invert(forward: Forward, target: Grid, reach: int = 3, steps: int = 3) -> Inverse:
-    """The inverse of `forward` on the nodes of `target`; nearest surface wins. reach: cells bridged when magnified."""
+def invert(forward: Forward, target: Grid, reach: int = 2, steps: int = 3) -> Inverse:
+    """The inverse of `forward` on the nodes of `target`; the nearest surface wins. reach: cells bridged if magnified."""
     source = forward.grid
     column, row = target.index(forward.x, forward.y)
     usable = (forward.depth > 0) & (column > -1) & (row > -1) & (column < target.columns) & (row < target.rows)
-    numbers = np.flatnonzero(usable)
-    owner = np.full(target.rows * target.columns, -1, np.int32)
-    if len(numbers):
-        depth = forward.depth.ravel()[numbers]
-        disparity = 1.0 / depth
-        low, high = float(disparity.min()), float(disparity.max())
-        # 16 bits, because numpy sorts those by radix; near over far, the last one written wins.
-        rank = ((disparity - low) * np.float32(65535.0 / max(high - low, 1e-30))).astype(np.uint16)
-        numbers = numbers[np.argsort(rank, kind="stable")]
-        at_column = np.clip(np.rint(column.ravel()[numbers]), 0, target.columns - 1).astype(np.int32)
-        at_row = np.clip(np.rint(row.ravel()[numbers]), 0, target.rows - 1).astype(np.int32)
-        owner[at_row * target.columns + at_column] = numbers
-    owner = owner.reshape(target.rows, target.columns)
-    for _ in range(reach):
-        empty = owner < 0
-        if not empty.any():
-            break
-        grown = cv2.dilate(owner.astype(np.float32), np.ones((3, 3), np.uint8)).astype(np.int32)
-        owner = np.where(empty, grown, owner)
-
-    found = owner >= 0
-    node = np.maximum(owner, 0)
-    p_column = (node % source.columns).astype(np.float32)
-    p_row = (node // source.columns).astype(np.float32)
-    goal_x, goal_y = target.nodes()
-    maps = np.dstack([forward.x, forward.y])
-    slopes = np.dstack([*_slopes(forward.x), *_slopes(forward.y)])
-    slope = slopes.reshape(-1, 4)[node.ravel()].reshape(*node.shape, 4)
-    xx, xy, yx, yy = np.moveaxis(slope, -1, 0)
-    determinant = xx * yy - xy * yx
-    steep = np.abs(determinant) < 1e-3 * source.step**2
-    inverse_determinant = np.where(steep, 0, 1 / np.where(steep, 1, determinant)).astype(np.float32)
-    error_x = error_y = goal_x
-    for step in range(steps + 1):
-        landed = cv2.remap(maps, p_column, p_row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        error_x, error_y = goal_x - landed[..., 0], goal_y - landed[..., 1]
-        if step == steps:
-            break
-        p_column = p_column + np.clip((yy * error_x - xy * error_y) * inverse_determinant, -4, 4)
-        p_row = p_row + np.clip((xx * error_y - yx * error_x) * inverse_determinant, -4, 4)
-    depth = cv2.remap(forward.depth, p_column, p_row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    close = np.maximum(np.abs(error_x), np.abs(error_y)) < 0.3 * target.step
-    within = (p_column > -0.51) & (p_row > -0.51) & (p_column < source.columns - 0.49) & (p_row < source.rows - 0.49)
-    valid = found & close & within & (depth > 0)
     if forward.torn.any():
-        torn = cv2.remap(
-            forward.torn.astype(np.uint8), p_column, p_row, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE
-        )
-        valid &= torn == 0
-    x = np.float32(source.origin_x) + np.float32(source.step) * p_column
-    y = np.float32(source.origin_y) + np.float32(source.step) * p_row
+        usable &= ~forward.torn
+    numbers = np.flatnonzero(usable)
+    x, y, depth = (np.zeros((target.rows, target.columns), np.float32) for _ in range(3))
+    valid = np.zeros((target.rows, target.columns), bool)
+    if not len(numbers):
+        return Inverse(target, x, y, depth, valid)
+    disparity = 1.0 / forward.depth.ravel()[numbers]
+    low, high = float(disparity.min()), float(disparity.max())
+    # 16 bits, because numpy sorts those by radix; far to near, so that the last one written is the nearest.
+    rank = ((disparity - low) * np.float32(65535.0 / max(high - low, 1e-30))).astype(np.uint16)
+    order = np.argsort(rank, kind="stable")
+    numbers, disparity = numbers[order], disparity[order]
+    at_column = np.clip(np.rint(column.ravel()[numbers]), 0, target.columns - 1).astype(np.int32)
+    at_row = np.clip(np.rint(row.ravel()[numbers]), 0, target.rows - 1).astype(np.int32)
+    own = np.full(target.rows * target.columns, -1, np.float32)  # place in the order: larger is nearer
+    own[at_row * target.columns + at_column] = np.arange(len(numbers), dtype=np.float32)
+    size = 2 * reach + 1
+    near = cv2.dilate(own.reshape(target.rows, target.columns), np.ones((size, size), np.uint8)).ravel()
+
+    finder = _Finder(forward, target, numbers, steps, (x.ravel(), y.ravel(), depth.ravel(), valid.ravel()))
+    landed = np.flatnonzero(own >= 0)
+    finder.find(landed, own[landed].astype(np.int32))
+    # Between the nodes of a magnified surface a farther one, or nothing, may show through: ask the nearest around.
+    around = np.flatnonzero(near >= 0)
+    own_disparity = np.where(own[around] >= 0, disparity[np.maximum(own[around], 0).astype(np.int32)], 0)
+    near_place = near[around].astype(np.int32)
+    asks = (disparity[near_place] > own_disparity * 1.02) | ~valid.ravel()[around]
+    finder.find(around[asks], near_place[asks])
     return Inverse(target, x, y, depth, valid)
+
+
+@dataclass
+class _Finder:
+    """Newton's method from a node to the source place that lands exactly on a target node."""
+
+    forward: Forward
+    target: Grid
+    numbers: NDArray[np.int64]
+    steps: int
+    result: tuple[Map, Map, Map, NDArray[np.bool_]]
+
+    def __post_init__(self) -> None:
+        self._maps = np.dstack([self.forward.x, self.forward.y])
+        self._slopes = np.dstack([*_slopes(self.forward.x), *_slopes(self.forward.y)]).reshape(-1, 4)
+        self._goal_x, self._goal_y = (a.ravel() for a in self.target.nodes())
+
+    def find(self, at: NDArray[np.int64], place: NDArray[np.int32]) -> None:
+        """Start for target nodes `at` (N,) from the source nodes at `place` in the order; keep what is met exactly."""
+        if not len(at):
+            return
+        source = self.forward.grid
+        node = self.numbers[place]
+        column, row = (node % source.columns).astype(np.float32), (node // source.columns).astype(np.float32)
+        start_column, start_row = column, row
+        goal_x, goal_y = self._goal_x[at], self._goal_y[at]
+        xx, xy, yx, yy = np.moveaxis(self._slopes[node], -1, 0)
+        determinant = xx * yy - xy * yx
+        steep = np.abs(determinant) < 1e-3 * source.step**2
+        inverse = np.where(steep, 0, 1 / np.where(steep, 1, determinant)).astype(np.float32)
+        for step in range(self.steps + 1):
+            landed = remap_points(self._maps, column, row)
+            error_x, error_y = goal_x - landed[:, 0], goal_y - landed[:, 1]
+            if step < self.steps:
+                column = column + np.clip((yy * error_x - xy * error_y) * inverse, -3, 3)
+                row = row + np.clip((xx * error_y - yx * error_x) * inverse, -3, 3)
+        met = np.maximum(np.abs(error_x), np.abs(error_y)) < 0.3 * self.target.step
+        met &= (column > -0.51) & (row > -0.51) & (column < source.columns - 0.49) & (row < source.rows - 0.49)
+        met &= np.maximum(np.abs(column - start_column), np.abs(row - start_row)) < 4
+        depth = remap_points(self.forward.depth, column, row)
+        met &= depth > 0
+        if self.forward.torn.any():
+            met &= remap_points(self.forward.torn.astype(np.uint8), column, row, cv2.INTER_NEAREST) == 0
+        x, y, depths, valid = self.result
+        at = at[met]
+        x[at] = np.float32(source.origin_x) + np.float32(source.step) * column[met]
+        y[at] = np.float32(source.origin_y) + np.float32(source.step) * row[met]
+        depths[at] = depth[met]
+        valid[at] = True
 
 
 def _slopes(field: Map) -> tuple[Map, Map]:
