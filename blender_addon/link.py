@@ -19,6 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from retake_shared import __version__, archive
 from retake_shared.client import BackendGone, BrokerInfo, Client, Event, JobSpec, StartFailed, VersionMismatch
 from retake_shared.errors import BadFile, Cancelled, RetakeError
@@ -28,6 +30,7 @@ from retake_shared.shot import Edit, Solve, Take, frame_name
 from . import takes
 from .launch import Place
 from .takes import JobRecord
+from .thumbnail import read_thumbnail
 
 PATIENCE = 60.0
 """Seconds for which a take waits for a backend that went away and cannot be started from here."""
@@ -35,6 +38,7 @@ _RETRY = 1.0
 _MOST_RETURNS = 5
 _POLL = 0.05
 _IDLE = 0.5
+_PICTURES = 0.7
 
 
 @dataclass(frozen=True)
@@ -59,10 +63,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class FrameArrived:
-    """Footage frame `index` lies in the take's folder."""
+    """Footage frame `index` lies in the take's folder. picture: RGBA (h, w, 4), see `thumbnail`, now and then."""
 
     folder: Path
     index: int
+    picture: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ class Link:
         self._closing = threading.Event()
         self._client: Client | None = None
         self._wanted = False
-        self._lost_since = self._next_try = self._next_hello = 0.0
+        self._lost_since = self._next_try = self._next_hello = self._next_picture = 0.0
         self._thread = threading.Thread(target=self._run, name="Retake link", daemon=True)
         self._thread.start()
 
@@ -435,7 +440,11 @@ class Link:
             remedy = "Render the take again; the same seed gives the same frames."
             raise RetakeError("the backend no longer keeps this take's frames.", "", remedy) from refused
         if kind == "rgb":
-            self._say(FrameArrived(job.folder, index))
+            picture = None
+            if time.monotonic() >= self._next_picture:
+                picture = read_thumbnail(target)
+                self._next_picture = time.monotonic() + _PICTURES
+            self._say(FrameArrived(job.folder, index, picture))
 
     def _finish(self, client: Client, job: _Job) -> None:
         try:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import bpy
 import bpy.utils.previews
+import numpy as np
+from numpy.typing import NDArray
 from retake_shared.shot import BACKGROUND, frame_name
 
 from . import rendering
@@ -25,7 +27,6 @@ BACKEND_ICONS = {
 }
 
 _pictures: bpy.utils.previews.ImagePreviewCollection | None = None
-_shown = ""
 
 
 def wrapped(layout: bpy.types.UILayout, context: bpy.types.Context, text: str, icon: str = "NONE") -> None:
@@ -40,15 +41,18 @@ def wrapped(layout: bpy.types.UILayout, context: bpy.types.Context, text: str, i
             icon = "BLANK1" if icon != "NONE" else icon
 
 
-def picture(layout: bpy.types.UILayout, folder: str, name: str, scale: float) -> None:
-    """The picture of that name in a take's folder; Blender loads it in a thread of its own."""
-    global _shown
-    path = str(Path(folder) / name)
-    if path != _shown:
+def picture(layout: bpy.types.UILayout, path: Path, pixels: NDArray[np.float32] | None = None) -> None:
+    """The picture at `path`: from pixels (h, w, 4) at once, without them as soon as Blender's thread has read it."""
+    key = str(path)
+    if key not in _pictures:
         _pictures.clear()
-        _pictures.load(path, path, "IMAGE")
-        _shown = path
-    layout.template_icon(_pictures[path].icon_id, scale=scale)
+        if pixels is None:
+            _pictures.load(key, key, "IMAGE")
+        else:
+            made = _pictures.new(key)
+            made.image_size = pixels.shape[1::-1]
+            made.image_pixels_float.foreach_set(pixels.ravel())
+    layout.template_icon(_pictures[key].icon_id, scale=8)
 
 
 class _Tab:
@@ -216,7 +220,7 @@ def draw_running(layout: bpy.types.UILayout, context: bpy.types.Context) -> None
     row.operator("retake.cancel", icon="CANCEL")
     latest = rendering.latest_frame(context)
     if latest is not None:
-        picture(layout, str(latest.parent), latest.name, 8)
+        picture(layout, latest.folder / frame_name(latest.index), latest.picture)
 
 
 def _amount(count: int) -> str:
@@ -306,7 +310,7 @@ def draw_takes(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     if take.message:
         wrapped(layout, context, take.message, "ERROR" if take.state == "FAILED" else "INFO")
     if take.state == "DONE" and not rendering.busy(context):
-        picture(layout, take.folder, frame_name((take.frames[0] + take.frames[1]) // 2), 8)
+        picture(layout, Path(take.folder) / frame_name(sum(take.frames) // 2))
     if take.state in ("FAILED", "CANCELLED"):
         layout.operator("retake.continue_take", icon="PLAY")
     grid = layout.grid_flow(row_major=True, columns=2, even_columns=True, align=True)
@@ -393,8 +397,8 @@ def register() -> None:
 
 
 def unregister() -> None:
-    global _pictures, _shown
+    global _pictures
     _unregister_classes()
     if _pictures is not None:
         bpy.utils.previews.remove(_pictures)
-        _pictures, _shown = None, ""
+        _pictures = None

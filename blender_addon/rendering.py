@@ -15,7 +15,7 @@ from pathlib import Path
 
 import bpy
 from retake_shared.errors import BadShot, RetakeError
-from retake_shared.shot import Edit, RenderSettings, Solve, frame_name
+from retake_shared.shot import Edit, RenderSettings, Solve
 
 from . import preferences, takes
 from .link import Backend, FrameArrived, Link, LinkMessage, Progress
@@ -31,7 +31,7 @@ READING = "reading"
 """What `RetakeState.job` says instead of a folder while the edit is read and the take has none yet."""
 
 _link: Link | None = None
-_latest: Path | None = None
+_latest: FrameArrived | None = None
 _waiting: list[LinkMessage] = []
 
 
@@ -82,6 +82,12 @@ def takes_parent() -> Path:
     """The folder in which new takes of this .blend get theirs."""
     unsaved = preferences.extension_folder("unsaved_takes") or preferences.default_home() / "unsaved_takes"
     return takes.takes_folder(bpy.data.filepath, unsaved)
+
+
+def check(root: bpy.types.Object) -> None:
+    """Raise what `begin` would raise for this shot, before its edit is read, which takes a while."""
+    settings_of(root)
+    footage_path(root)
 
 
 def footage_path(root: bpy.types.Object) -> Path:
@@ -166,9 +172,9 @@ def cancel(context: bpy.types.Context) -> None:
         _link.cancel(Path(state.job))
 
 
-def latest_frame(context: bpy.types.Context) -> Path | None:
-    """The newest frame of the take that is being rendered; None before its first."""
-    return _latest if _latest and str(_latest.parent) == context.window_manager.retake.job else None
+def latest_frame(context: bpy.types.Context) -> FrameArrived | None:
+    """The newest frame, with a picture, of the take that is being rendered; None before its first."""
+    return _latest if _latest and str(_latest.folder) == context.window_manager.retake.job else None
 
 
 def busy(context: bpy.types.Context) -> bool:
@@ -217,11 +223,25 @@ def _link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
+def watch_reading(context: bpy.types.Context, frames: int) -> None:
+    """The panel shows that the edit is being read."""
+    _show(context, READING, "READING", "reading the edit", frames)
+
+
+def watch_nothing(context: bpy.types.Context) -> None:
+    """The panel shows the button again."""
+    _show(context, "", "IDLE", "", 0)
+
+
 def _watch(context: bpy.types.Context, folder: Path) -> None:
+    _show(context, str(folder), "SENDING", "starting", 0)
+
+
+def _show(context: bpy.types.Context, job: str, job_state: str, stage: str, total: int) -> None:
     state = context.window_manager.retake
-    state.job, state.job_state, state.stage, state.message = str(folder), "SENDING", "starting", ""
-    state.done = state.total = 0
-    state.cancel = False
+    state.job, state.job_state, state.stage, state.message = job, job_state, stage, ""
+    state.done, state.total, state.started, state.cancel = 0, total, time.monotonic(), False
+    redraw()
 
 
 # --------------------------------------------------------------------------------------------------------- the list
@@ -295,8 +315,16 @@ def fill_strip(root: bpy.types.Object, item: bpy.types.RetakeTake) -> None:
         length = item.frames[1] - item.frames[0]
         strip = sequencer.add_take_strip(scene, files, f"{root.name} {item.name}", first, length)
         item.strip = strip.name
+        _show_sequencer(scene)
     elif strip is not None and len(files) > len(strip.elements):
         sequencer.grow_strip(strip, files[len(strip.elements) :])
+
+
+def _show_sequencer(scene: bpy.types.Scene) -> None:
+    """Since 5.0 a workspace without a sequencer scene shows no strips: give it this one."""
+    for window in bpy.context.window_manager.windows:
+        if getattr(window.workspace, "sequencer_scene", scene) is None:
+            window.workspace.sequencer_scene = scene
 
 
 def reconcile(context: bpy.types.Context) -> None:
@@ -383,7 +411,8 @@ def apply(message: LinkMessage) -> None:
         return
     place = find(message.folder) or _found_again(message.folder)
     if isinstance(message, FrameArrived):
-        _latest = message.folder / frame_name(message.index)
+        if message.picture is not None:
+            _latest = message
         if place is not None:
             fill_strip(*place)
         return
@@ -393,8 +422,8 @@ def apply(message: LinkMessage) -> None:
             found = replace(takes.look(message.folder), record=message.record)
         fill_strip(place[0], _list(place[0], found))
     if mine:
-        state.job, state.job_state, state.cancel = "", "IDLE", False
         record = message.record
+        watch_nothing(bpy.context)
         state.message = f"{record.error} {record.remedy}".strip() if record.state == "failed" else ""
 
 
@@ -426,8 +455,7 @@ def time_left(state: bpy.types.RetakeState) -> str:
 
 @bpy.app.handlers.persistent
 def _on_load(_path: str = "", _unused: object = None) -> None:
-    state = bpy.context.window_manager.retake
-    state.job, state.job_state, state.message = "", "IDLE", ""
+    watch_nothing(bpy.context)
     reconcile(bpy.context)
 
 

@@ -59,8 +59,8 @@ class RETAKE_OT_generate(bpy.types.Operator):
     def execute(self, context: bpy.types.Context) -> set[str]:
         root = shots.active_shot(context)
         try:
-            solve, edit = readback.read_edit(context, root)
-            folder = self._begin(context, root, solve, edit)
+            rendering.check(root)
+            folder = self._begin(context, root, *readback.read_edit(context, root))
         except RetakeError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
@@ -76,55 +76,62 @@ class RETAKE_OT_generate(bpy.types.Operator):
 
     def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
         root = shots.active_shot(context)
+        try:
+            rendering.check(root)
+        except RetakeError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
         self._root_name = root.name
         self._steps = readback.read_steps(context, root)
-        state = context.window_manager.retake
-        state.job, state.job_state, state.stage, state.cancel = rendering.READING, "READING", "reading the edit", False
-        state.done, state.total, state.started, state.message = 0, root.retake.frames, time.monotonic(), ""
+        rendering.watch_reading(context, root.retake.frames)
         self._timer = context.window_manager.event_timer_add(0.01, window=context.window)
         context.window_manager.modal_handler_add(self)
         return {"RUNNING_MODAL"}
 
     def modal(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
-        state = context.window_manager.retake
-        if event.type == "ESC" or state.cancel:
+        if event.type == "ESC" or context.window_manager.retake.cancel:
             self._stop(context)
             self.report({"INFO"}, "Cancelled; nothing was sent")
             return {"CANCELLED"}
         if event.type != "TIMER":
             # The sidebar's Cancel must work; anything else could change the scene between two frames.
             return {"PASS_THROUGH"} if _over_sidebar(context, event) else {"RUNNING_MODAL"}
-        deadline = time.monotonic() + BUDGET
         try:
-            while time.monotonic() < deadline:
-                state.done = next(self._steps)
-        except StopIteration as finished:
-            solve, edit = finished.value
+            edited = self._read_on(context)
+            if edited is None:
+                return {"RUNNING_MODAL"}
+            self._stop(context)
+            self._begin(context, bpy.data.objects.get(self._root_name), *edited)
         except RetakeError as error:
             self._stop(context)
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
-        else:
-            rendering.redraw()
-            return {"RUNNING_MODAL"}
-        self._stop(context)
-        root = bpy.data.objects.get(self._root_name)
-        try:
-            self._begin(context, root, solve, edit)
-        except RetakeError as error:
-            self.report({"ERROR"}, str(error))
-            return {"CANCELLED"}
+        except Exception:  # a bug must not leave the panel waiting for ever
+            self._stop(context)
+            raise
         return {"FINISHED"}
 
     def cancel(self, context: bpy.types.Context) -> None:
         self._stop(context)
 
-    def _begin(self, context: bpy.types.Context, root: bpy.types.Object, solve: Solve, edit: Edit) -> Path:
-        settings = rendering.settings_of(root)
+    def _read_on(self, context: bpy.types.Context) -> tuple[Solve, Edit] | None:
+        """Read for one turn of the window; the edit when all is read."""
+        deadline = time.monotonic() + BUDGET
+        try:
+            while time.monotonic() < deadline:
+                context.window_manager.retake.done = next(self._steps)
+        except StopIteration as end:
+            return end.value
+        rendering.redraw()
+        return None
+
+    def _begin(self, context: bpy.types.Context, root: bpy.types.Object | None, solve: Solve, edit: Edit) -> Path:
+        if root is None:
+            raise RetakeError("was deleted or renamed while it was read.", self._root_name, "Generate again.")
         folder = Path(bpy.path.abspath(self.folder)) if self.folder else None
         if folder is None and not bpy.data.filepath:
             self.report({"WARNING"}, f"The .blend is not saved: the take goes into {rendering.takes_parent()}")
-        return rendering.begin(context, root, solve, edit, settings, folder)
+        return rendering.begin(context, root, solve, edit, rendering.settings_of(root), folder)
 
     def _stop(self, context: bpy.types.Context) -> None:
         if self._steps is not None:
@@ -134,9 +141,7 @@ class RETAKE_OT_generate(bpy.types.Operator):
         if self._timer is not None:
             context.window_manager.event_timer_remove(self._timer)
             self._timer = None
-        state = context.window_manager.retake
-        state.job, state.job_state, state.cancel = "", "IDLE", False
-        rendering.redraw()
+        rendering.watch_nothing(context)
 
 
 def _over_sidebar(context: bpy.types.Context, event: bpy.types.Event) -> bool:

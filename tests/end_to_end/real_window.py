@@ -8,6 +8,7 @@ ImageMagick's `import` and an X display.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -18,17 +19,15 @@ from pathlib import Path
 
 import bpy
 
-STEP_LIMIT = 240
+STEP_LIMIT = 120
 """Seconds after which a step that waits for something has failed."""
 
 
 def run(arguments):
     """The session, a generator: each value yielded is a number of seconds to wait, or a test that must become true."""
     out = Path(arguments.out)
-    bpy.context.preferences.view.show_splash = False
-    bpy.context.preferences.filepaths.use_auto_save_temporary_files = False
     yield 1.0
-    extension = next(name for name in bpy.context.preferences.addons.keys() if name.endswith((".retake", "blender_addon")))
+    extension = next(name for name in bpy.context.preferences.addons if name.endswith((".retake", "blender_addon")))
     package = sys.modules[extension]
     held = watch(package)
     bpy.ops.wm.save_as_mainfile(filepath=str(out / "shot.blend"))
@@ -48,12 +47,14 @@ def run(arguments):
         bpy.ops.retake.import_shot(footage=arguments.footage, solve=arguments.solve, density=arguments.density)
         view.spaces.active.region_3d.view_perspective = "CAMERA"
         view.spaces.active.overlay.show_relationship_lines = False
+        bpy.ops.view3d.view_center_camera()
     yield 2.0
     screenshot(out / "2_imported.png")
 
     shot = bpy.context.scene.retake_shot
     handle = next(
-        (ob for ob in bpy.data.objects if ob.retake_role == "HANDLE" and ob.retake_handle.number == arguments.object), None
+        (ob for ob in bpy.data.objects if ob.retake_role == "HANDLE" and ob.retake_handle.number == arguments.object),
+        None,
     )
     with bpy.context.temp_override(window=window(), area=view, region=main_region(view)):
         bpy.ops.retake.orbit(degrees=arguments.degrees)
@@ -129,18 +130,23 @@ def watch(package):
     held = {"generate": [], "messages": []}
     generating, rendering = package.operators.generating, package.rendering
 
-    def timed(name, function):
-        def call(*arguments):
-            began = time.perf_counter()
-            try:
-                return function(*arguments)
-            finally:
-                held[name].append(time.perf_counter() - began)
+    read, pump = generating.RETAKE_OT_generate.modal, rendering.pump
 
-        return call
+    def timed_modal(self, context, event):  # Blender counts the arguments of what it calls
+        with holding("generate"):
+            return read(self, context, event)
 
-    generating.RETAKE_OT_generate.modal = timed("generate", generating.RETAKE_OT_generate.modal)
-    rendering.pump = timed("messages", rendering.pump)
+    def timed_pump(budget):
+        with holding("messages"):
+            pump(budget)
+
+    @contextlib.contextmanager
+    def holding(name):
+        began = time.perf_counter()
+        yield
+        held[name].append(time.perf_counter() - began)
+
+    generating.RETAKE_OT_generate.modal, rendering.pump = timed_modal, timed_pump
     return held
 
 
@@ -212,6 +218,8 @@ def main():
     parser.add_argument("--degrees", type=float, default=8.0, help="of the camera's orbit")
     arguments = parser.parse_args(sys.argv[sys.argv.index("--") + 1 :])
     Path(arguments.out).mkdir(parents=True, exist_ok=True)
+    bpy.context.preferences.view.show_splash = False
+    bpy.context.preferences.filepaths.use_auto_save_temporary_files = False
     drive(run(arguments))
 
 
