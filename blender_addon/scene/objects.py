@@ -57,6 +57,16 @@ def own_handles(root: bpy.types.Object) -> dict[int, bpy.types.Object]:
     return own
 
 
+def own_handle(root: bpy.types.Object, number: int) -> bpy.types.Object:
+    """The handle of an object of the solve. Raises BadShot when the artist deleted it."""
+    handle = own_handles(root).get(number)
+    if handle is None:
+        raise BadShot(
+            f"object {number} has no handle any more.", root.name, "Undo its deletion, or import the shot again."
+        )
+    return handle
+
+
 def empties_under(handle: bpy.types.Object) -> list[bpy.types.Object]:
     """The track empties that hang under the handle, in the order of their tracks."""
     empties = [ob for ob in handle.children_recursive if ob.retake_track >= 0 and handle_of(ob) == handle]

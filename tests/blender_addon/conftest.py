@@ -63,7 +63,7 @@ def make_solve():
     ) -> Solve:
         frames = frames or footage.frames
         random = np.random.default_rng(seed)
-        path = np.cumsum(random.normal(0, 0.05, (frames, 3)), 0) + [0, -0.5, -5]
+        path = np.cumsum(random.normal(0, 0.05, (frames, 3)), 0) + np.array([0, -0.5, -5])
         aim = random.normal(0, 0.1, (frames, 3)) * 0.1
         c2w = geometry.look_at(path, aim, np.array([0.05, 1.0, 0.02]))
         focal = footage.width * (0.9 + (0.1 * np.sin(np.arange(frames)) if varying else np.zeros(frames)))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import bpy
 import numpy as np
 import pytest
-from blender_addon.scene import curves, objects, readback, shots
 from retake_shared import camera_moves, geometry
 from retake_shared.retiming import retimed_frames
+
+from blender_addon.scene import curves, objects, readback, shots
 
 
 def handle(root, label):
@@ -119,7 +120,7 @@ def test_retiming(make_footage, make_solve, read, timing, density):
     np.testing.assert_allclose(edit.source_frame[:, own], np.broadcast_to(expected[:, None], (8, 20)), atol=1e-6)
     np.testing.assert_array_equal(edit.source_frame[:, ~own], np.broadcast_to(np.arange(8)[:, None], (8, 40)))
     source = geometry.sample_rows(solve.tracks.positions[:, own], expected)
-    np.testing.assert_allclose(edit.positions[:, own], source + [0, 0.25, 0], atol=1e-5)
+    np.testing.assert_allclose(edit.positions[:, own], source + np.array([0, 0.25, 0]), atol=1e-5)
     assert not (edit.positions - solve.tracks.positions)[:, ~own].any()
 
 
@@ -163,13 +164,14 @@ def test_duplicate_has_keys_of_its_own(shot, read):
     edit = read(root)
     number = copy.retake_handle.number
     own, first = edit.objects == number, edit.objects == 2
-    assert own.sum() == first.sum() == 20 and edit.object_names[number] == "ball 2"
+    assert own.sum() == first.sum() == 20
+    assert edit.object_names[number] == "ball 2"
     np.testing.assert_array_equal(edit.source_track[own], edit.source_track[first])
     assert not (edit.positions[:, first] - solve.tracks.positions[:, edit.source_track[first]]).any()
-    expected = geometry.sample_rows(solve.tracks.positions[:, edit.source_track[own]], retimed_frames(8, 2)) + [2, 0, 0]
-    np.testing.assert_allclose(edit.positions[:, own], expected, atol=1e-5)
+    source = geometry.sample_rows(solve.tracks.positions[:, edit.source_track[own]], retimed_frames(8, 2))
+    np.testing.assert_allclose(edit.positions[:, own], source + np.array([2, 0, 0]), atol=1e-5)
+    select(*objects.empties_under(handle(root, "man"))[:2])
     with pytest.raises(RuntimeError, match="copy"):
-        select(*objects.empties_under(handle(root, "man"))[:2])
         bpy.ops.retake.assign_selected(object="ball 2")
 
 
@@ -225,7 +227,8 @@ def test_camera_presets(make_footage, make_solve, read, assert_identity, move, o
         before, depth = cameras.project(solve.tracks.positions)
         after, _ = edit.cameras.project(solve.tracks.positions)
         inside = geometry.inside_image(before, depth, 320, 180)
-        assert inside.any() and np.abs(after - before)[inside].max() < 2e-3
+        assert inside.any()
+        assert np.abs(after - before)[inside].max() < 2e-3
         np.testing.assert_allclose(edit.cameras.K, cameras.K, rtol=1e-5, atol=1e-3)
     assert bpy.ops.retake.reset_camera() == {"FINISHED"}
     assert_identity(read(root), solve)

@@ -8,10 +8,11 @@ from fractions import Fraction
 import bpy
 import numpy as np
 import pytest
-from blender_addon.scene import camera, footage_clip, objects, readback, shots, target_camera, targets
 from mathutils import Euler, Matrix
 from retake_shared import archive, geometry
 from retake_shared.shot import Edit, Tracks
+
+from blender_addon.scene import camera, footage_clip, objects, readback, shots, target_camera, targets
 
 
 @pytest.mark.parametrize(
@@ -147,11 +148,14 @@ def test_what_is_disabled_or_excluded_is_still_read_and_stays_so(shot, read, ass
     empty.hide_viewport = handle.hide_viewport = True
     root.retake.target_camera.hide_set(True)
     assert_identity(read(root), solve)
-    assert own.children[0].exclude and empty.hide_viewport and handle.hide_viewport
+    assert own.children[0].exclude
+    assert empty.hide_viewport
+    assert handle.hide_viewport
     own.exclude = True
     root.retake.collection.hide_viewport = True
     assert_identity(read(root), solve)
-    assert own.exclude and root.retake.collection.hide_viewport
+    assert own.exclude
+    assert root.retake.collection.hide_viewport
 
 
 def test_a_saved_file_needs_nothing_else(shot, read, assert_identity, tmp_path):
@@ -277,5 +281,6 @@ def test_the_edit_of_a_shot_without_tracks_is_whole(make_footage, make_solve, re
     solve = replace(make_solve(footage), tracks=Tracks.empty(8))
     root = shots.import_shot(bpy.context, footage, solve, set_scene=True)
     edit = read(root)
-    assert isinstance(edit, Edit) and edit.positions.shape == (8, 0, 3)
+    assert isinstance(edit, Edit)
+    assert edit.positions.shape == (8, 0, 3)
     edit.check_against(solve)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import bpy
 import numpy as np
 import pytest
-from blender_addon.scene import footage_clip, objects, pairing, reference, shots, tracks
 from retake_shared import archive
 from retake_shared.errors import BadFile, BadShot
+
+from blender_addon.scene import footage_clip, objects, pairing, reference, shots, tracks
 
 KINDS = ("objects", "collections", "cameras", "meshes", "actions", "movieclips", "node_groups", "images", "texts")
 
@@ -51,7 +53,9 @@ def test_the_operator_imports_and_sets_up_the_scene(files, read, assert_identity
     assert scene.camera == root.retake.target_camera
     assert "Reprojection" in root.retake.report
     source = root.retake.source_camera
-    assert all(source.lock_location) and all(source.lock_rotation) and source.hide_select
+    assert all(source.lock_location)
+    assert all(source.lock_rotation)
+    assert source.hide_select
     assert len(source.data.background_images) == len(root.retake.target_camera.data.background_images) == 1
 
 
@@ -97,7 +101,7 @@ def test_a_failed_import_leaves_nothing_behind(make_footage, make_solve, monkeyp
         (lambda f, s, d: (f, str(d / "not there.npz")), "not there.npz"),
         (lambda f, s, d: (_write(d / "no video.mp4", b"this is text"), s), "no picture"),
         (lambda f, s, d: (str(d), s), "no pictures"),
-        (lambda f, s, d: (f, _write(d / "cut.npz", open(s, "rb").read()[:2000])), "cut.npz"),
+        (lambda f, s, d: (f, _write(d / "cut.npz", Path(s).read_bytes()[:2000])), "cut.npz"),
         (lambda f, s, d: (f, _write(d / "pickle.npz", b"\x80\x04K\x01.")), "pickle.npz"),
     ],
     ids=["no footage", "no solve", "no video stream", "empty folder", "truncated solve", "pickle"],
@@ -169,9 +173,11 @@ def test_the_background_shows_true_frames(make_footage, make_solve):
     scene = bpy.context.scene
     scene.frame_start = 101
     root = shots.import_shot(bpy.context, footage, make_solve(footage), set_scene=True)
-    assert root.retake.start == 101 and (scene.frame_start, scene.frame_end) == (101, 108)
+    assert root.retake.start == 101
+    assert (scene.frame_start, scene.frame_end) == (101, 108)
     clip = root.retake.source_camera.data.background_images[0].clip
-    assert clip.frame_start == 101 and clip.frame_duration == 8
+    assert clip.frame_start == 101
+    assert clip.frame_duration == 8
 
 
 def test_a_scene_in_use_is_asked_about(make_footage, make_solve):
@@ -182,13 +188,14 @@ def test_a_scene_in_use_is_asked_about(make_footage, make_solve):
     scene.collection.objects.link(cube)
     cube.keyframe_insert("location", frame=1)
     stake = " ".join(footage_clip.settings_at_stake(scene, footage))
-    assert "frame rate 24.000 to 30.000" in stake and "1920x1080 to 320x180" in stake
+    assert "frame rate 24.000 to 30.000" in stake
+    assert "1920x1080 to 320x180" in stake
     footage_clip.apply_settings(scene, footage, 8, 1, (1, 1))
     assert footage_clip.settings_at_stake(scene, footage) == []
 
 
 def test_the_partner_is_found_beside(files, tmp_path, sample_data):
-    footage, solve, _ = files
+    _footage, solve, _ = files
     folder = tmp_path / "both"
     folder.mkdir()
     video = folder / "walk.mp4"
@@ -212,7 +219,8 @@ def test_empties_are_spread_over_objects_and_picture(make_footage, make_solve):
     uneven[:30] = 1  # a small object keeps enough to be shaped by
     solve = replace(solve, tracks=replace(solve.tracks, objects=uneven))
     rows = tracks.choose(solve.tracks, solve.cameras, 300)
-    assert len(rows) == 300 and (np.diff(rows) > 0).all()
+    assert len(rows) == 300
+    assert (np.diff(rows) > 0).all()
     assert (uneven[rows] == 1).sum() >= 24
     uv, _ = solve.cameras.project(solve.tracks.positions)
     left = uv[0, rows, 0] < np.nanmedian(uv[0, :, 0])
@@ -238,7 +246,8 @@ def test_maps_too_large_for_a_blend_are_thinned_and_told(make_footage, make_solv
     root = shots.import_shot(bpy.context, footage, solve, set_scene=True)
     assert "thinned" in root.retake.report
     depth = objects.current_solve(root).depth
-    assert depth.nbytes <= reference.MAX_MAP_BYTES and depth.shape[1:] == (22, 40)
+    assert depth.nbytes <= reference.MAX_MAP_BYTES
+    assert depth.shape[1:] == (22, 40)
 
 
 def test_a_missing_clip_is_named(tmp_path):

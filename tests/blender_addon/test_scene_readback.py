@@ -5,10 +5,11 @@ from __future__ import annotations
 import bpy
 import numpy as np
 import pytest
-from blender_addon.scene import objects, readback, shots
 from mathutils import Matrix, Quaternion, Vector
 from retake_shared import geometry
 from retake_shared.errors import BadShot
+
+from blender_addon.scene import objects, readback, shots
 
 
 def handle(root, label):
@@ -128,7 +129,8 @@ def test_parents_and_constraints_and_drivers_count(shot, read):
     inner.matrix_parent_inverse = pusher.matrix_world.inverted() @ man.matrix_world
     edit = read(root)
     row = int(np.flatnonzero(edit.source_track == inner.retake_track)[0])
-    assert edit.present[:, row].all() and edit.objects[row] == 1
+    assert edit.present[:, row].all()
+    assert edit.objects[row] == 1
     np.testing.assert_allclose(
         edit.positions[7, row] - solve.tracks.positions[7, inner.retake_track], 2 * up, atol=1e-4
     )
@@ -246,7 +248,8 @@ def test_blenders_own_duplicate_is_a_second_object(shot, read):
     np.testing.assert_array_equal(edit.source_track[:60], np.arange(60))
     np.testing.assert_array_equal(edit.source_track[60:], np.flatnonzero(solve.tracks.objects == 2))
     number = edit.objects[60]
-    assert number not in (0, 1, 2) and edit.object_names[number] == "ball 2"
+    assert number not in (0, 1, 2)
+    assert edit.object_names[number] == "ball 2"
     np.testing.assert_allclose(moved(solve, edit, number), np.tile([1, 0, 0], (8, 20, 1)), atol=2e-6)
     assert not moved(solve, edit, 2).any()
     edit.check_against(solve)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bpy
 import numpy as np
 import pytest
+
 from blender_addon.scene import footage_clip, sequencer, shots
 
 
@@ -78,7 +79,8 @@ def test_takes_stack_above_the_footage(scene, take):
     assert [one.channel, two.channel, three.channel] == [2, 3, 2]
     sequencer.grow_strip(one, files[2:])  # must not push the one above, or be pushed
     assert [sequencer.span(s)[0] for s in (one, two)] == [1, 2]
-    assert sequencer.remove(scene, "take 2") and not sequencer.remove(scene, "take 2")
+    assert sequencer.remove(scene, "take 2")
+    assert not sequencer.remove(scene, "take 2")
     assert [strip.name for strip in sequencer.strips(scene)] == ["take 1", "take 3"]
 
 
@@ -101,7 +103,8 @@ def test_real_footage_lies_at_the_bottom_frame_for_frame(sample_data):
     footage_clip.apply_settings(scene, footage, 81, 1, (1, 1))
     clip = footage_clip.load_clip(str(path))
     strip = sequencer.add_footage_strip(scene, clip, "juggle", 1)
-    assert strip.channel == 1 and sequencer.span(strip) == (1, 248)
+    assert strip.channel == 1
+    assert sequencer.span(strip) == (1, 248)
     assert sequencer.add_footage_strip(scene, clip, "juggle", 1) == strip
 
 
