@@ -27,7 +27,8 @@ def run(arguments):
     """The session, a generator: each value yielded is a number of seconds to wait, or a test that must become true."""
     out = Path(arguments.out)
     yield 1.0
-    extension = next(name for name in bpy.context.preferences.addons if name.endswith((".retake", "blender_addon")))
+    names = [addon.module for addon in bpy.context.preferences.addons]
+    extension = next(name for name in names if name.endswith((".retake", "blender_addon")))
     package = sys.modules[extension]
     held = watch(package)
     bpy.ops.wm.save_as_mainfile(filepath=str(out / "shot.blend"))
