@@ -119,7 +119,7 @@ def make_solve(shot: Shot, cameras: Cameras) -> tuple[Solve, ground_truth.Surfac
 
 
 def check_edit(shot: Shot, solve: Solve, edit: Edit, points: ground_truth.SurfacePoints) -> None:
-    """Make sure that the world about to be rendered is the edit. Raises ValueError where a target track is elsewhere."""
+    """Make sure that the world to be rendered is the edit. Raises ValueError where a target track is elsewhere."""
     for frame in range(0, FRAMES, 8):
         shot.show(edited_moment(solve, edit, frame))
         shot.surfaces.update()

@@ -312,8 +312,8 @@ def rug() -> bpy.types.Material:
     wave = g.math("PINGPONG", g.math("MULTIPLY", g.math("ARCTAN2", y, x), 5.0), 0.5)
     ring = g.add("ValToRGB", g.math("ADD", g.math("DIVIDE", radius, 2.0), g.math("MULTIPLY", wave, 0.05)))
     ring.color_ramp.interpolation = "CONSTANT"
-    plan = [(0.0, "#e9b65a"), (0.13, "#f1e3c8"), (0.24, "#cf5f45"), (0.36, "#f1e3c8"), (0.42, "#33547a"), (0.58, "#7fb0a3"),
-            (0.66, "#f1e3c8"), (0.74, "#cf5f45"), (0.87, "#33547a"), (0.95, "#f1e3c8")]  # fmt: skip
+    plan = [(0.0, "#e9b65a"), (0.13, "#f1e3c8"), (0.24, "#cf5f45"), (0.36, "#f1e3c8"), (0.42, "#33547a"),
+            (0.58, "#7fb0a3"), (0.66, "#f1e3c8"), (0.74, "#cf5f45"), (0.87, "#33547a"), (0.95, "#f1e3c8")]  # fmt: skip
     stops = ring.color_ramp.elements
     for i, (position, colour) in enumerate(plan):
         stop = stops[i] if i < 2 else stops.new(position)

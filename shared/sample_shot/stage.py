@@ -94,8 +94,8 @@ def _shelf() -> None:
             x += thick + 0.008
     build("Books", books, covers, bevel=0.008)
     globe = [ellipsoid((0, 0, 0.34), (0.2, 0.2, 0.2), around=16)]
-    build("Globe", globe, [materials.poster("globe", ["#5f9aa3", "#e9dcae", "#6d9b62", "#5f9aa3", "#4c8994"], "mosaic")],
-          matrix=placement((x0 + 0.55, y, height + 0.02)), subdivide=2)  # fmt: skip
+    map_of_it = materials.poster("globe", ["#5f9aa3", "#e9dcae", "#6d9b62", "#5f9aa3", "#4c8994"], "mosaic")
+    build("Globe", globe, [map_of_it], matrix=placement((x0 + 0.55, y, height + 0.02)), subdivide=2)
     stand = [
         body([(0, 0, 0, 0.13, 0.13), (0, 0, 0.04, 0.12, 0.12), (0, 0, 0.07, 0.03, 0.03), (0, 0, 0.16, 0.03, 0.03)])
     ]
@@ -188,7 +188,8 @@ def _small_toys() -> None:
     rings.append(ellipsoid((0, 0, 0.98), (0.12, 0.12, 0.12), material=0))
     build("Ring tower", rings, stuff, matrix=placement((-0.75, 2.2, 0), 0, 0.95), subdivide=1)
     beads = [(-0.35, -2.35, 0.1, 0), (-0.1, -2.5, 0.075, 2), (2.65, -1.55, 0.1, 1), (-2.15, 0.2, 0.09, 3),
-             (0.25, 1.95, 0.1, 4), (1.75, 1.5, 0.11, 0), (2.0, 1.42, 0.08, 2), (-3.1, 0.3, 0.13, 1), (3.4, -0.3, 0.13, 3)]  # fmt: skip
+             (0.25, 1.95, 0.1, 4), (1.75, 1.5, 0.11, 0), (2.0, 1.42, 0.08, 2), (-3.1, 0.3, 0.13, 1),
+             (3.4, -0.3, 0.13, 3)]  # fmt: skip
     parts = [ellipsoid((x, y, r + 0.02), (r, r, r), material=m) for x, y, r, m in beads]
     build("Beads", parts, stuff, subdivide=1)
 

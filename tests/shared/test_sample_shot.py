@@ -1,4 +1,4 @@
-"""The sample shot is the first thing a user sees and what every engine is measured on: it must be exactly what it says."""
+"""The sample shot is the first thing a user sees and what engines are measured on: it must be exactly what it says."""
 
 from __future__ import annotations
 
@@ -138,8 +138,8 @@ def test_videos_have_exact_frames_and_tagged_colour(sample_shot: Path, name: str
         assert sum(1 for _ in container.decode(stream)) == FRAMES
 
 
-def test_the_ball_is_where_its_mask_says(sample_shot: Path, solve: Solve) -> None:
-    """Pixels follow the tracks: patches around a visible track look alike a frame later."""
+def test_pixels_follow_the_tracks(sample_shot: Path, solve: Solve) -> None:
+    """The colour at a visible track is the same four frames later at the track, not at its old place."""
     av = pytest.importorskip("av", reason="decoding needs PyAV, which only the backend's environment has")
     with av.open(str(sample_shot / "walk.mp4")) as container:
         frames = [f.to_ndarray(format="gray").astype(float) for f in container.decode(video=0)]
