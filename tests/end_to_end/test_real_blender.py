@@ -1,14 +1,34 @@
-"""What only a real Blender can show; the checks themselves run inside it."""
+"""What only a real Blender can show, headless and in its window; the checks themselves run inside it."""
 
+import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
+SCRIPTS = Path(__file__).resolve().parent
+HELD_AT_MOST = 1000
+"""Milliseconds, on busy cores that also draw the window in software: more is a frozen window anywhere."""
+
 
 @pytest.fixture
-def real(blender: list[str]) -> None:
+def real(blender: list[str]) -> str:
+    """The program of the real Blender."""
     if len(blender) == 1:
         pytest.skip("needs a real Blender: `build.py test --blender PATH`")
+    return blender[0]
+
+
+@pytest.fixture
+def window(real: str) -> list[str]:
+    """The command that opens its window."""
+    in_own_display = Path(real).with_name("blender-gui")
+    if in_own_display.exists():
+        return [str(in_own_display)]
+    if not os.environ.get("DISPLAY"):
+        pytest.skip("needs a display")
+    return [real]
 
 
 def test_the_installed_extension_works_in_it(real, in_blender, sample_shot: Path, tmp_path: Path) -> None:
@@ -16,3 +36,18 @@ def test_the_installed_extension_works_in_it(real, in_blender, sample_shot: Path
     done = in_blender("tests/end_to_end/real_blender.py", *shot, tmp_path)
     assert done.returncode == 0, done.stdout
     assert done.stdout.rstrip().splitlines().count("OK") == 1, done.stdout
+
+
+def test_a_session_in_its_window(window, sample_shot: Path, tmp_path: Path) -> None:
+    shot = ("--footage", sample_shot / "walk.mp4", "--solve", sample_shot / "walk.solve.npz")
+    command = [*window, "--python", SCRIPTS / "real_window.py", "--", *shot, "--out", tmp_path]
+    done = subprocess.run(
+        [str(word) for word in command], cwd=SCRIPTS.parents[1], env={**os.environ, "RETAKE_HOME": str(tmp_path / "home")},
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=400, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    told = json.loads((tmp_path / "window.json").read_text())
+    assert told["frames"] == 81
+    assert told["first take"] == "DONE"
+    assert max(told["longest hold of the window, ms"].values()) < HELD_AT_MOST, told
+    assert len(list(tmp_path.glob("*.png"))) >= 8
