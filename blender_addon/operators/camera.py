@@ -5,6 +5,7 @@ from __future__ import annotations
 import bpy
 import numpy as np
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, IntVectorProperty, StringProperty
+from mathutils import Vector
 from retake_shared import camera_moves
 from retake_shared.shot import Cameras
 
@@ -18,7 +19,7 @@ EASES = (
 
 PIVOTS = (
     ("SHOT", "Middle of the shot", "On the view axis of the middle frame, at the shot's depth"),
-    ("OBJECT", "Object", "The handle of an object, where it is now"),
+    ("OBJECT", "Object", "The middle of an object's tracks, where its handle has them now"),
     ("CURSOR", "3D cursor", "Where the 3D cursor is"),
 )
 
@@ -62,7 +63,10 @@ class PivotOperator(MoveOperator):
         if self.pivot == "CURSOR":
             place = context.scene.cursor.location
         else:
-            place = chosen_handle(context, self.object).matrix_world.translation
+            handle = chosen_handle(context, self.object)
+            own = handle.retake_handle
+            middle = camera_moves.default_pivot(objects.current_solve(root), own.copy_of, self.range(root))
+            place = handle.matrix_world @ Vector(middle - np.array(root.retake.origin) - np.array(own.centre))
         return np.array(root.matrix_world.inverted() @ place) + np.array(root.retake.origin)
 
 

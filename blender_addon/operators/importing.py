@@ -93,6 +93,7 @@ class RETAKE_OT_import_shot(bpy.types.Operator):
             return {"CANCELLED"}
         for line in filter(None, root.retake.report.splitlines()):
             self.report({"INFO"}, line)
+        look_through_camera(context)
         return {"FINISHED"}
 
     def draw(self, _context: bpy.types.Context) -> None:
@@ -123,12 +124,16 @@ class RETAKE_OT_import_shot(bpy.types.Operator):
             solve = given
         if footage and not solve:
             file = Path(bpy.path.abspath(footage))
-            found = pairing.find_solve(file) if file.parent.is_dir() else None
+            if not file.exists():
+                raise BadFile("is not there.", str(file), "Choose the video again.")
+            found = pairing.find_solve(file)
             if found is None:
                 raise BadFile("there is no solve with it.", str(file), "Choose the solver's output as well.")
             solve = str(found)
         elif solve and not footage:
             file = Path(bpy.path.abspath(solve))
+            if not file.exists():
+                raise BadFile("is not there.", str(file), "Choose the solve again.")
             found = pairing.find_footage(file)
             if found is None:
                 raise BadFile("there is no video with it.", str(file), "Choose the footage as well.")
@@ -136,6 +141,20 @@ class RETAKE_OT_import_shot(bpy.types.Operator):
         if not footage:
             raise BadFile("neither footage nor solve was given.", "import", "Choose a video and its solve.")
         return footage, solve
+
+
+def look_through_camera(context: bpy.types.Context) -> None:
+    """Turn the window's viewports to the camera, so that the artist sees the footage and the tracks on it.
+
+    The dotted lines from each track to its handle would hide both.
+    """
+    if bpy.app.background or context.screen is None:
+        return
+    for area in context.screen.areas:
+        if area.type == "VIEW_3D":
+            space = area.spaces.active
+            space.region_3d.view_perspective = "CAMERA"
+            space.overlay.show_relationship_lines = False
 
 
 class RETAKE_FH_shot(bpy.types.FileHandler):

@@ -21,6 +21,9 @@ from . import curves
 SENSOR_WIDTH = 36.0
 """mm; with a horizontal fit, so that lens / SENSOR_WIDTH = fx / picture width."""
 
+LEVEL = np.radians(20)
+"""How far a camera may look up or down on average and still be taken for level."""
+
 OPENCV_TO_BLENDER = np.diag([1.0, -1.0, -1.0, 1.0])
 """c2w_blender = c2w_opencv @ OPENCV_TO_BLENDER, and back."""
 
@@ -88,14 +91,32 @@ def poses_from_matrices(local: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def up_rotation(cameras: Cameras) -> Matrix:
-    """Rotation that stands the shot upright: the mean up of the pictures becomes Blender's +Z, the mean view +Y."""
+    """Rotation that stands the shot upright: up in the pictures becomes Blender's +Z, the mean view direction +Y.
+
+    Up is the world axis within LEVEL of the pictures' mean up, as most solvers' worlds have one and a camera that
+    looks down a little must not tilt the ground; without such an axis it is the mean itself. A world whose +z is up
+    stays as it is.
+    """
     down, forward = cameras.c2w[:, :3, 1].mean(0), cameras.c2w[:, :3, 2].mean(0)
-    up = -down / np.linalg.norm(down) if np.linalg.norm(down) > 1e-3 else np.array([0.0, -1.0, 0.0])
+    up = _nearest_axis(-down if np.linalg.norm(down) > 1e-3 else np.array([0.0, -1.0, 0.0]))
+    if up[2] == 1:
+        return Matrix.Identity(3)
     forward = forward - up * (forward @ up)
     if np.linalg.norm(forward) < 1e-3:  # straight up or down, or all round: any heading will do
         forward = np.cross(up, np.eye(3)[np.argmin(np.abs(up))])
+    forward = _nearest_axis(forward)
+    forward = forward - up * (forward @ up)
     forward /= np.linalg.norm(forward)
     return Matrix(np.stack([np.cross(forward, up), forward, up]).tolist())
+
+
+def _nearest_axis(direction: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The world axis within LEVEL of a direction (3,), else the direction itself, normalised."""
+    direction = direction / np.linalg.norm(direction)
+    axis = np.zeros(3)
+    largest = np.argmax(np.abs(direction))
+    axis[largest] = np.sign(direction[largest])
+    return axis if direction @ axis > np.cos(LEVEL) else direction
 
 
 def create(

@@ -136,7 +136,7 @@ def create_handle(
     handle.retake_role = "HANDLE"
     own = handle.retake_handle
     own.label, own.number, own.copy_of, own.centre = label, number, number, centre
-    handle.empty_display_type = "ARROWS" if number == BACKGROUND else "SPHERE"
+    handle.empty_display_type = "PLAIN_AXES" if number == BACKGROUND else "SPHERE"
     handle.empty_display_size = size
     handle.show_in_front, handle.show_name = True, number != BACKGROUND
     handle.color = colour(number)
@@ -154,26 +154,36 @@ def colour(number: int) -> tuple[float, float, float, float]:
 
 
 def pivot(root: bpy.types.Object, solve: Solve, number: int) -> NDArray[np.float32]:
-    """Where an object's handle stands, in the root's space, in the float32 that Blender keeps."""
+    """Where an object's handle stands, (3,) in the root's space, in the float32 that Blender keeps.
+
+    In the middle of what is visible of it when it is first seen; for the background and for an object without tracks
+    in the middle of the shot.
+    """
+    own = solve.tracks.objects == number
     origin = np.array(root.retake.origin)
-    try:
-        return (camera_moves.default_pivot(solve, number) - origin).astype(np.float32)
-    except BadShot:  # nothing there yet to stand in the middle of
-        return np.zeros(3, np.float32)
+    if number == BACKGROUND or not own.any():
+        try:
+            return (camera_moves.default_pivot(solve) - origin).astype(np.float32)
+        except BadShot:  # no tracks and no depth: there is no middle
+            return np.zeros(3, np.float32)
+    seen = solve.tracks.visibility[:, own]
+    first = int(np.argmax(seen.any(1)))
+    visible = seen[first] if seen[first].any() else slice(None)
+    return (np.median(solve.tracks.positions[first, own][visible], 0) - origin).astype(np.float32)
 
 
 def add_object(root: bpy.types.Object, label: str, rows: NDArray[np.int64] | None = None) -> bpy.types.Object:
     """A new object with the tracks of those rows of the solve (none yet when None). Raises BadShot."""
     solve = current_solve(root)
     number = _free_number(root, solve)
-    if rows is not None and len(rows):
-        centre = pivot(root, replace(solve, tracks=replace(solve.tracks, objects=_put(solve, rows, number))), number)
-    else:
-        centre = pivot(root, solve, BACKGROUND)
+    rows = np.zeros(0, np.int64) if rows is None else rows
+    assigned = solve.tracks.objects.copy()
+    assigned[rows] = number
+    centre = pivot(root, replace(solve, tracks=replace(solve.tracks, objects=assigned)), number)
     names = {handle.retake_handle.label for handle in handles_of(root)}
     size = root.empty_display_size / 2
     handle = create_handle(root, _unused(label, names), number, centre, size)
-    if rows is not None and len(rows):
+    if len(rows):
         assign(root, rows, handle)
     return handle
 
@@ -305,12 +315,6 @@ def _write_positions(
     noise = 4 * np.finfo(np.float32).eps * (np.abs(rest).max(-1, keepdims=True) + 1e-30)
     edited = np.where(np.abs(edited) > noise, edited, 0)  # else keys would drift with each change
     tracks.set_positions(empties, rest + edited, root.retake.start, handle.name)
-
-
-def _put(solve: Solve, rows: NDArray[np.int64], number: int) -> NDArray[np.int32]:
-    objects = solve.tracks.objects.copy()
-    objects[rows] = number
-    return objects
 
 
 def _free_number(root: bpy.types.Object, solve: Solve) -> int:

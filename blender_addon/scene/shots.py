@@ -82,6 +82,7 @@ def import_shot(
     if set_scene:
         footage_clip.apply_settings(scene, footage, len(solve), shot.start, tuple(shot.pixel_aspect))
     scene.camera, scene.retake_shot = shot.target_camera, root
+    shot.reference.hide_set(True, view_layer=context.view_layer)  # it would lie on top of the tracks' empties
     for selected in context.selected_objects:
         selected.select_set(False)
     context.view_layer.objects.active = root

@@ -247,7 +247,7 @@ def test_moves_add_to_each_other_and_to_what_moves_the_camera(shot, read):
     bpy.ops.retake.orbit(degrees=5, pivot="OBJECT", object="man")
     assert target.parent == root
     bpy.context.view_layer.update()
-    pivot = np.array(handle(root, "man").retake_handle.centre) + np.array(root.retake.origin)
+    pivot = camera_moves.default_pivot(solve, 1)
     cameras = camera_moves.dolly(solve.cameras, 0.2)
     cameras = camera_moves.offset(cameras, np.tile(up, (8, 1)), np.tile(np.eye(3), (8, 1, 1)), np.ones(8))
     cameras = camera_moves.orbit(cameras, 5, pivot, axis=camera_moves.mean_up(solve.cameras))

@@ -236,11 +236,27 @@ def test_blender_sees_what_the_solver_saw(make_footage, make_solve):
             assert abs((1 - y) * footage.height - expected[1]) < 2e-3
 
 
-def test_up_is_up(shot):
-    root, solve = shot
-    bpy.context.view_layer.update()
-    up = np.array(root.matrix_world.to_3x3()) @ -solve.cameras.c2w[:, :3, 1].mean(0)
-    assert up[2] / np.linalg.norm(up) > 0.9999
+@pytest.mark.parametrize(
+    ("axis", "degrees", "tilt"),
+    [((1, 0, 0), 0, 8), ((1, 0, 0), 8, 16), ((0, 0, 1), 5, 10), ((1, 0.3, 0), 50, 0.1), ((0, 0, 1), -40, 0.1)],
+)
+def test_up_is_up(make_solve, make_footage, axis, degrees, tilt):
+    """A nearly level camera keeps the solver's axis as up; any other stands upright by its own mean up."""
+    cameras = make_solve(make_footage()).cameras
+    c2w = cameras.c2w.copy()
+    c2w[:, :3, :3] = geometry.axis_rotation(axis, np.radians(degrees)) @ c2w[:, :3, :3]
+    rotation = np.array(camera.up_rotation(replace(cameras, c2w=c2w)))
+    up = rotation @ -c2w[:, :3, 1].mean(0)
+    assert np.degrees(np.arccos(up[2] / np.linalg.norm(up))) < tilt
+    np.testing.assert_allclose(np.linalg.det(rotation), 1, atol=1e-6)
+    assert (np.count_nonzero(np.abs(rotation) > 1e-6) == 3) == (degrees < 20 and degrees >= 0)
+
+
+def test_a_world_that_stands_upright_is_not_turned(make_solve, make_footage):
+    cameras = make_solve(make_footage()).cameras
+    c2w = cameras.c2w.copy()
+    c2w[:, :3, :3] = geometry.axis_rotation((0, 0, 1), 1.0) @ geometry.axis_rotation((1, 0, 0), -1.7) @ c2w[:, :3, :3]
+    assert camera.up_rotation(replace(cameras, c2w=c2w)) == Matrix.Identity(3)
 
 
 @pytest.mark.parametrize(

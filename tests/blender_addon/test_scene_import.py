@@ -231,6 +231,8 @@ def test_empties_are_spread_over_objects_and_picture(make_footage, make_solve):
 def test_the_reference_plays_the_unedited_tracks(shot):
     root, solve = shot
     scene = bpy.context.scene
+    assert root.retake.reference.hide_get()  # shown, it would lie on top of the empties
+    root.retake.reference.hide_set(False)
     for frame in (0, 3, 7):
         scene.frame_set(root.retake.start + frame)
         evaluated = root.retake.reference.evaluated_get(bpy.context.evaluated_depsgraph_get())
@@ -260,3 +262,17 @@ def test_a_shot_whose_root_was_deleted_is_no_shot(shot):
     bpy.data.objects.remove(root)
     assert shots.active_shot(bpy.context) is None
     assert not bpy.ops.retake.retime.poll()
+
+
+def test_a_handle_stands_where_its_object_is_first_seen(make_footage, make_solve):
+    footage = make_footage()
+    solve = make_solve(footage)
+    seen = solve.tracks.visibility.copy()
+    seen[:3, solve.tracks.objects == 2] = False  # the ball comes in later
+    solve = replace(solve, tracks=replace(solve.tracks, visibility=seen))
+    root = shots.import_shot(bpy.context, footage, solve, set_scene=True)
+    for label, number, first in (("man", 1, 0), ("ball", 2, 3)):
+        handle = next(h for h in objects.handles_of(root) if h.retake_handle.label == label)
+        visible = seen[first] & (solve.tracks.objects == number)
+        expected = np.median(solve.tracks.positions[first, visible], 0)
+        np.testing.assert_allclose(handle.location, expected, atol=1e-6)
