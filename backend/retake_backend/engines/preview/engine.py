@@ -16,6 +16,7 @@ from retake_shared.shot import BACKGROUND, Cameras
 
 from ..base import Progress, RenderedFrame, RenderRequest, Report
 from .grids import Grid, Map
+from .hidden import HiddenParts
 from .inpaint import patch_fill, push_pull
 from .mattes import Mattes
 from .motion import STILL, Motion, fit_motion, forward_map
@@ -83,7 +84,7 @@ class _Scene:
         self.picture = lru_cache(maxsize=max(6, (256 << 20) // (self.width * self.height * 3)))(self._picture)
         self.surfaces = Surfaces(solve, self.source, self.picture)
         self.mattes = Mattes(solve, self.surfaces, self.picture)
-        self.whole_object = lru_cache(maxsize=16)(self.mattes.whole)
+        self.hidden = HiddenParts(self.mattes, self.surfaces, self.picture)
         self.plan: Plan = make_plan(solve, edit, self.source, self.target, self.mattes.numbers)
         self.plates: list[Plate] = []
         self.whole: Plate | None = None
@@ -289,15 +290,14 @@ class _Scene:
 
     def _warped(self, layer: Layer, motion: Motion, t: int) -> _LayerPicture | None:
         s = int(layer.frames[t])
-        seen = self.whole_object(s, layer.source)
-        if seen is None:
+        whole = self.hidden.whole(s, layer.source)
+        if whole is None:
             return None
-        picture, matte, unknown = seen
         inverse = invert(
             forward_map(self.surfaces.smooth(layer.source, s), motion, *self._views(s, t)),
             Grid.over(self.width, self.height, self.surfaces.coarse),
         )
-        box = _box_of(inverse, matte)
+        box = _box_of(inverse, whole.matte)
         if box is None:
             return None
         left, top, right, bottom = box
@@ -306,10 +306,10 @@ class _Scene:
         size = (right - left, bottom - top)
         x, y, depth = (shifted.to_picture(a, *size) for a in (inverse.x, inverse.y, inverse.depth))
         valid = shifted.to_picture(inverse.valid.astype(np.float32), *size)
-        rgb = cv2.remap(picture, x - 0.5, y - 0.5, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-        alpha = cv2.remap(matte, x - 0.5, y - 0.5, cv2.INTER_LINEAR, borderValue=0).astype(np.float32) / 255
+        rgb = cv2.remap(whole.rgb, x - 0.5, y - 0.5, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        alpha = cv2.remap(whole.matte, x - 0.5, y - 0.5, cv2.INTER_LINEAR, borderValue=0).astype(np.float32) / 255
         alpha *= valid > 0.5
-        invented = cv2.remap(unknown.astype(np.uint8), x - 0.5, y - 0.5, cv2.INTER_NEAREST, borderValue=0) > 0
+        invented = cv2.remap(whole.invented.astype(np.uint8), x - 0.5, y - 0.5, cv2.INTER_NEAREST, borderValue=0) > 0
         return _LayerPicture((left, top), rgb, alpha, depth, invented)
 
 

@@ -24,6 +24,16 @@ def push_pull(rgb: Picture, hole: Mask) -> Picture:
     """The picture (H, W, 3) with `hole` filled smoothly from its rim inwards, by averages of ever coarser levels."""
     if not hole.any():
         return rgb
+    if min(hole.shape) > 256:
+        # Smooth anyway: half the size is enough, and four times as fast.
+        half = (hole.shape[1] // 2, hole.shape[0] // 2)
+        known = cv2.resize((~hole).astype(np.float32), half, interpolation=cv2.INTER_AREA)
+        kept = cv2.resize(np.where(hole[..., None], 0, rgb).astype(np.uint8), half, interpolation=cv2.INTER_AREA)
+        mean = np.clip(kept / np.maximum(known, 0.05)[..., None], 0, 255).astype(np.uint8)
+        filled_half = push_pull(mean, known < 0.3)
+        out = rgb.copy()
+        out[hole] = cv2.resize(filled_half, hole.shape[::-1], interpolation=cv2.INTER_LINEAR)[hole]
+        return out
     weight = (~hole).astype(np.float32)
     levels = [(rgb.astype(np.float32) * weight[..., None], weight)]
     while min(levels[-1][1].shape) > 2 and (levels[-1][1] <= 0).any():

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from retake_shared.shot import BACKGROUND, Solve
 from scipy.spatial import ConvexHull, cKDTree
 
-from .grids import Grid, Map, blur, fit_field, remap_points
-from .inpaint import push_pull
+from .grids import Grid, Map, blur
 from .surfaces import Surfaces
 
 Picture = NDArray[np.uint8]
@@ -218,123 +217,6 @@ class Mattes:
             if (matte > 0.5).any():
                 out[number] = (matte * 255).astype(np.uint8)
         return out
-
-    # --- what objects hide of each other ---
-
-    def whole(self, frame: int, number: int) -> tuple[Picture, Picture, NDArray[np.bool_]] | None:
-        """An object as if no other stood before it: picture, matte, and which of its pixels no frame shows.
-
-        Its parts behind other objects come from frames that show them, along its tracks, and are invented otherwise.
-        None when the frame does not show it.
-        """
-        mattes = self.frame(frame)
-        if number not in mattes:
-            return None
-        matte, picture = mattes[number], self.picture(frame)
-        nothing = np.zeros(matte.shape, bool)
-        others = np.zeros(matte.shape, np.uint8)
-        for other, m in mattes.items():
-            if other != number and self._stands_before(frame, other, number):
-                np.maximum(others, m, out=others)
-        size = 2 * self.edge + 1
-        kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size + 2, size + 2))
-        covered = cv2.dilate((others > 8).astype(np.uint8), kernel) > 0
-        if not (covered & (cv2.dilate(matte, kernel) > 8)).any():
-            return picture, matte, nothing
-        share = _continued(matte, covered)
-        whole, picture = np.where(covered, 0, matte), picture.copy()
-        unknown = covered & (share > 0.12)
-        if not unknown.any():
-            return picture, matte, nothing
-        for other in self._frames_around(frame):
-            self._borrow(frame, other, number, picture, whole, unknown)
-            if not unknown.any():
-                break
-        whole[unknown] = (np.clip((share[unknown] - 0.42) / 0.16, 0, 1) * 255).astype(np.uint8)
-        unknown &= whole > 8
-        picture = push_pull_within(picture, unknown, np.where(covered, 0, matte) > 200)
-        return picture, whole, unknown & (whole > 127)
-
-    def _stands_before(self, frame: int, other: int, number: int) -> bool:
-        """Whether object `other` is nearer to the camera than `number` where they touch; the smaller when in doubt."""
-        mattes = self.frame(frame)
-        kernel = np.ones((4 * self.edge + 1,) * 2, np.uint8)
-        own, its = mattes[number] > 127, mattes[other] > 127
-        touching = (cv2.dilate(own.astype(np.uint8), kernel) > 0) & (cv2.dilate(its.astype(np.uint8), kernel) > 0)
-        rows, columns = np.nonzero(touching)
-        if not len(rows):
-            return False
-        own_surface, its_surface = self.surfaces.smooth(number, frame), self.surfaces.smooth(other, frame)
-        own_disparity = np.median(own_surface.grid.sample(own_surface.disparity, columns + 0.5, rows + 0.5))
-        its_disparity = np.median(its_surface.grid.sample(its_surface.disparity, columns + 0.5, rows + 0.5))
-        if abs(its_disparity / max(own_disparity, 1e-12) - 1) < 0.02:
-            return bool(its.sum() < own.sum())
-        return bool(its_disparity > own_disparity)
-
-    def _frames_around(self, frame: int) -> list[int]:
-        around = [frame + step for step in (-3, 3, -6, 6, -10, 10, -15, 15)]
-        return [f for f in around if 0 <= f < len(self.solve)]
-
-    def _borrow(
-        self, frame: int, other: int, number: int, picture: Picture, whole: Picture, unknown: NDArray[np.bool_]
-    ) -> None:
-        """Take `unknown` pixels of `picture` and matte `whole` from another frame, along the object's tracks.
-
-        What that frame shows there, object or not, is what is hidden here, unless another object hides it there too.
-        """
-        tracks = self.solve.tracks.objects == number
-        both = np.flatnonzero(tracks & self.surfaces.visible[frame] & self.surfaces.visible[other])
-        matte = self.frame(other).get(number)
-        if len(both) < 3 or matte is None:
-            return
-        start = self.surfaces.uv[frame, both]
-        shift = self.surfaces.uv[other, both] - start
-        rows, columns = np.nonzero(unknown)
-        x, y = columns + 0.5, rows + 0.5
-        span = max(float(np.ptp(x)), float(np.ptp(y)), 16.0)
-        close = (np.abs(start[:, 0] - x.mean()) < span) & (np.abs(start[:, 1] - y.mean()) < span)
-        if close.sum() < 3:
-            return
-        step = span / 8
-        grid = Grid(x.min() - step, y.min() - step, step, int(np.ptp(x) / step) + 3, int(np.ptp(y) / step) + 3)
-        move = grid.sample(fit_field(grid, *start[close].T, shift[close], np.ones(int(close.sum()))), x, y)
-        u, v = (x + move[:, 0]).astype(np.float32), (y + move[:, 1]).astype(np.float32)
-        inside = (u >= 0.5) & (v >= 0.5) & (u < self.width - 0.5) & (v < self.height - 0.5)
-        shown = inside.copy()
-        free = ~self.cut(other, tuple(n for n in self.numbers if n != number))
-        shown[inside] = free[v[inside].astype(int), u[inside].astype(int)]
-        if shown.any():
-            at = rows[shown], columns[shown]
-            column, row = u[shown] - np.float32(0.5), v[shown] - np.float32(0.5)
-            picture[at] = remap_points(self.picture(other), column, row)
-            whole[at] = remap_points(matte, column, row)
-            unknown[at] = False
-
-
-def _continued(matte: Picture, covered: NDArray[np.bool_]) -> Map:
-    """Share (H, W) of the object behind what covers it, by how much of it lies around; 0 elsewhere."""
-    rows, columns = np.nonzero(covered)
-    sigma = max(3, int(min(np.ptp(rows), np.ptp(columns)) * 0.35))
-    pad = 3 * sigma
-    box = slice(max(0, rows.min() - pad), rows.max() + pad), slice(max(0, columns.min() - pad), columns.max() + pad)
-    weight = (~covered[box]).astype(np.float32)
-    total = cv2.GaussianBlur(matte[box].astype(np.float32) / 255 * weight, (0, 0), sigma)
-    share = np.zeros(matte.shape, np.float32)
-    share[box] = total / np.maximum(cv2.GaussianBlur(weight, (0, 0), sigma), 1e-4)
-    return share
-
-
-def push_pull_within(picture: Picture, unknown: NDArray[np.bool_], solid: NDArray[np.bool_]) -> Picture:
-    """`unknown` pixels filled smoothly from the object's own solid ones around."""
-    if not unknown.any():
-        return picture
-    rows, columns = np.nonzero(unknown)
-    pad = 24
-    box = slice(max(0, rows.min() - pad), rows.max() + pad), slice(max(0, columns.min() - pad), columns.max() + pad)
-    filled = push_pull(np.ascontiguousarray(picture[box]), ~solid[box])
-    out = picture.copy()
-    out[box][unknown[box]] = filled[unknown[box]]
-    return out
 
 
 def _trim(share: Map, index: int, span: float) -> None:

@@ -14,6 +14,9 @@ from retake_shared.shot import Cameras
 from .grids import Map, remap_points
 from .surfaces import Surface
 
+MOST_ASKED = 10
+"""How many plates are looked into for one frame: those seen from nearest."""
+
 Picture = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
@@ -85,25 +88,28 @@ def fill_from_plates(
     rows, columns = np.nonzero(left)
     if not len(rows) or not plates:
         return left
-    typical = float(np.median(depth[rows, columns]))
-    for plate in sorted(plates, key=lambda p: view_distance(cameras, p.frame, target[0], typical)):
-        rows, columns = np.nonzero(left)
-        if not len(rows):
-            break
-        u, v, plate_depth = _seen_from(plate, rows, columns, depth, target, cameras)
+    rays, z = _rays(rows, columns, depth, target)
+    typical = float(np.median(z))
+    nearest = sorted(plates, key=lambda p: view_distance(cameras, p.frame, target[0], typical))
+    for plate in nearest[:MOST_ASKED]:
+        u, v, plate_depth = _seen_from(plate, rays, z, target, cameras)
         height, width = plate.shown.shape
         with np.errstate(invalid="ignore"):
             index = np.flatnonzero((u >= 0.5) & (v >= 0.5) & (u < width - 0.5) & (v < height - 0.5))
-        if not len(index):
-            continue
         good = plate.shown[v[index].astype(np.int32), u[index].astype(np.int32)]
-        if plate.surface is not None:
+        if plate.surface is not None and len(index):
             measured = plate.surface.grid.sample(plate.surface.disparity, u[index], v[index])
             good &= np.abs(measured * plate_depth[index] - 1) < 0.06
         index = index[good]
-        if len(index):
-            _take(plate, rgb, rows[index], columns[index], u[index], v[index])
-            left[rows[index], columns[index]] = False
+        if not len(index):
+            continue
+        _take(plate, rgb, rows[index], columns[index], u[index], v[index])
+        left[rows[index], columns[index]] = False
+        rest = np.ones(len(rows), bool)
+        rest[index] = False
+        rows, columns, rays, z = rows[rest], columns[rest], rays[rest], z[rest]
+        if not len(rows):
+            break
     return left
 
 
@@ -113,7 +119,7 @@ def continue_plate(
     """Colour `hole` in `rgb` from the whole plate, its picture mirrored beyond its borders; return what is left."""
     left = hole.copy()
     rows, columns = np.nonzero(hole)
-    u, v, _ = _seen_from(plate, rows, columns, depth, target, cameras)
+    u, v, _ = _seen_from(plate, *_rays(rows, columns, depth, target), target, cameras)
     height, width = plate.shown.shape
     with np.errstate(invalid="ignore"):
         index = np.flatnonzero((np.abs(u - width / 2) < width) & (np.abs(v - height / 2) < height))
@@ -131,17 +137,24 @@ def _mirrored(at: Map, size: int) -> Map:
     return np.float32(0.5) + np.where(at > last, 2 * last - at, at)  # type: ignore[no-any-return]
 
 
-def _seen_from(
-    plate: Plate, rows: NDArray, columns: NDArray, depth: Map, target: tuple[NDArray, NDArray], cameras: Cameras
-) -> tuple[Map, Map, Map]:
-    """Where target pixels at `depth` lie in the plate: u, v (N,) px, nan behind its camera, and their depth there."""
+def _rays(rows: NDArray, columns: NDArray, depth: Map, target: tuple[NDArray, NDArray]) -> tuple[Map, Map]:
+    """Target pixels at `depth` as world offsets (N, 3) from the target camera's centre, and that depth (N,)."""
     c2w, K = target
     z = depth[rows, columns].astype(np.float32)
-    pixels = np.stack([columns + 0.5, rows + 0.5, np.ones(len(rows))], 1).astype(np.float32)
-    points = pixels @ (c2w[:3, :3] @ np.linalg.inv(K)).T.astype(np.float32) * z[:, None]
+    to_world = (c2w[:3, :3] @ np.linalg.inv(K)).astype(np.float32)
+    rays = np.empty((len(rows), 3), np.float32)
+    for axis in range(3):
+        rays[:, axis] = (to_world[axis, 0] * (columns + np.float32(0.5)) + to_world[axis, 1] * (rows + np.float32(0.5)) + to_world[axis, 2]) * z
+    return rays, z
+
+
+def _seen_from(
+    plate: Plate, rays: Map, z: Map, target: tuple[NDArray, NDArray], cameras: Cameras
+) -> tuple[Map, Map, Map]:
+    """Where `_rays` meet the plate: u, v (N,) px, nan behind its camera, and their depth there."""
     to_plate = cameras.K[plate.frame] @ invert_rigid(cameras.c2w[plate.frame])[:3, :3]
-    offset = to_plate @ (c2w[:3, 3] - cameras.c2w[plate.frame, :3, 3])
-    h = points @ to_plate.T.astype(np.float32) + offset.astype(np.float32)
+    offset = to_plate @ (target[0][:3, 3] - cameras.c2w[plate.frame, :3, 3])
+    h = rays @ to_plate.T.astype(np.float32) + offset.astype(np.float32)
     scale = np.where((h[:, 2] > 1e-6) & (z > 0), 1 / np.maximum(h[:, 2], 1e-6), np.float32(np.nan))
     return h[:, 0] * scale, h[:, 1] * scale, h[:, 2]
 
@@ -159,9 +172,12 @@ def level_seam(fill: Picture, rgb: Picture, rim: Mask, filled: Mask) -> None:
         return
     height, width = rim.shape
     small = (max(1, width // 6), max(1, height // 6))
-    difference = np.where(rim[..., None], rgb.astype(np.float32) - fill, 0)
-    weight = cv2.resize(rim.astype(np.float32), small, interpolation=cv2.INTER_AREA)
-    total = cv2.resize(np.clip(difference, -40, 40), small, interpolation=cv2.INTER_AREA)
+    rows, columns = np.nonzero(rim)
+    cell = (rows * small[1] // height) * small[0] + columns * small[0] // width
+    difference = np.clip(rgb[rows, columns].astype(np.float32) - fill[rows, columns], -40, 40)
+    weight = np.bincount(cell, minlength=small[0] * small[1]).reshape(small[::-1]).astype(np.float32) / 36
+    sums = [np.bincount(cell, difference[:, c], minlength=small[0] * small[1]) for c in range(3)]
+    total = np.stack(sums, -1).reshape(small[1], small[0], 3).astype(np.float32) / 36
     shift, known = np.zeros_like(total), np.zeros_like(weight)
     for sigma in (2.0, 6.0, 18.0):
         near = cv2.GaussianBlur(weight, (0, 0), sigma)
@@ -170,8 +186,8 @@ def level_seam(fill: Picture, rgb: Picture, rim: Mask, filled: Mask) -> None:
         shift += share[..., None] * mean
         known += share
     wide = cv2.resize(np.clip(shift, -24, 24), (width, height), interpolation=cv2.INTER_LINEAR)
-    area = filled | rim
-    fill[area] = np.clip(np.rint(fill[area] + wide[area]), 0, 255).astype(np.uint8)
+    rows, columns = np.nonzero(filled | rim)
+    fill[rows, columns] = np.clip(np.rint(fill[rows, columns] + wide[rows, columns]), 0, 255).astype(np.uint8)
 
 
 def view_distance(cameras: Cameras, frame: int, c2w: NDArray, depth: float) -> float:

@@ -90,7 +90,7 @@ class Surfaces:
             if layer == BACKGROUND:
                 return Surface(grid, np.zeros((grid.rows, grid.columns), np.float32), None)
             return self.smooth(BACKGROUND, frame)
-        field = fit_field(grid, x, y, disparity[:, None], weight)[..., 0]
+        field = fit_field(grid, x, y, disparity[:, None], weight, finest=1.5)[..., 0]
         low, high = np.quantile(disparity, [0.01, 0.99])
         return Surface(grid, np.clip(field, max(low * 0.7, 0), high * 1.4), None)
 
@@ -137,7 +137,7 @@ class Surfaces:
         height, width = disparity.shape
         kernel = np.ones((3, 3), np.uint8)
         high, low = cv2.dilate(disparity, kernel), cv2.erode(disparity, kernel)
-        edge = (high - low > 0.04 * high).astype(np.uint8)
+        edge = (high - low > 0.08 * high).astype(np.uint8)
         rows, columns = fitting.shape
         at_row, at_column = np.nonzero(cv2.resize(edge, (columns, rows), interpolation=cv2.INTER_NEAREST))
         if not len(at_row):
@@ -170,6 +170,7 @@ class Surfaces:
         disparity = np.where(known, 1 / np.where(known, depth, 1), 0).astype(np.float32)
         fitting = cv2.resize(disparity, (grid.columns, grid.rows), interpolation=cv2.INTER_LINEAR)
         self._sharpen(fitting, disparity, frame)
+        fitting = cv2.medianBlur(fitting, 5)
         # An edge pixel mixes both sides: it goes with the near one, so that no outline of that stays behind.
         near = cv2.dilate(fitting, np.ones((3, 3), np.uint8))
         fitting = np.where(near - fitting > 2 * TEAR * self.fine * near, near, fitting)

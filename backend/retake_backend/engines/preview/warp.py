@@ -44,8 +44,9 @@ class Inverse:
     valid: NDArray[np.bool_]
 
 
-def invert(forward: Forward, target: Grid, reach: int = 2, steps: int = 3) -> Inverse:
+def invert(forward: Forward, target: Grid, reach: int = 2) -> Inverse:
     """The inverse of `forward` on the nodes of `target`; the nearest surface wins. reach: cells bridged if magnified."""
+    steps = 2 if target.rows * target.columns > 50_000 else 5
     source = forward.grid
     column, row = target.index(forward.x, forward.y)
     usable = (forward.depth > 0) & (column > -1) & (row > -1) & (column < target.columns) & (row < target.rows)
@@ -78,7 +79,21 @@ def invert(forward: Forward, target: Grid, reach: int = 2, steps: int = 3) -> In
     near_place = near[around].astype(np.int32)
     asks = (disparity[near_place] > own_disparity * 1.02) | ~valid.ravel()[around]
     finder.find(around[asks], near_place[asks])
+    if not forward.torn.any():
+        _mend(x, y, depth, valid)
     return Inverse(target, x, y, depth, valid)
+
+
+def _mend(x: Map, y: Map, depth: Map, valid: NDArray[np.bool_]) -> None:
+    """Give single nodes that were not met, on a surface without tears, the mean of the ones around."""
+    lone = ~valid & (cv2.blur(valid.astype(np.float32), (3, 3), borderType=cv2.BORDER_CONSTANT) > 0.5)
+    if not lone.any():
+        return
+    weight = np.maximum(cv2.blur(valid.astype(np.float32), (3, 3), borderType=cv2.BORDER_CONSTANT), 1e-6)
+    for field in (x, y, depth):
+        mean = cv2.blur(np.where(valid, field, 0), (3, 3), borderType=cv2.BORDER_CONSTANT) / weight
+        field[lone] = mean[lone]
+    valid |= lone
 
 
 @dataclass
