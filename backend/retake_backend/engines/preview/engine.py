@@ -22,7 +22,7 @@ from .mattes import Mattes
 from .motion import STILL, Motion, fit_motion, forward_map
 from .plan import Layer, Plan, make_plan
 from .plates import Plate, chosen_frames, continue_plate, fill_from_plates, is_static, level_seam, median_plate
-from .surfaces import Surfaces
+from .surfaces import Surface, Surfaces
 from .warp import Inverse, invert
 
 Picture = NDArray[np.uint8]
@@ -108,6 +108,7 @@ class _Scene:
             chosen = chosen_frames(0, frames, max(3, min(24, (768 << 20) // (self.width * self.height * 3))))
             tick = self._ticker("reading the background", len(chosen))
             plate = median_plate(chosen, self.picture, self.mattes.cut, tick)
+            plate = replace(plate, surface=self._background_depth(plate.frame))
             if self.fill == "all":
                 # Filled once for the whole shot, so that what is invented stands still in the world.
                 filled = patch_fill(plate.rgb, ~plate.shown, self._ticker("inventing what is never seen", 25))
@@ -120,6 +121,15 @@ class _Scene:
                 shown = ~self.mattes.cut(frame)
                 self.plates.append(Plate(frame, self.picture(frame), shown, self.surfaces.measured(frame)))
                 tick()
+
+    def _background_depth(self, frame: int) -> Surface | None:
+        """The frame's measured depth with objects taken out, or None."""
+        measured = self.surfaces.measured(frame)
+        if measured is None:
+            return None
+        size = (measured.grid.columns, measured.grid.rows)
+        cut = cv2.resize(self.mattes.cut(frame).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+        return replace(measured, disparity=np.where(cut, 0, measured.disparity).astype(np.float32))
 
     def _ticker(self, stage: str, total: int) -> Any:
         count = 0
@@ -200,7 +210,7 @@ class _Scene:
             rgb = picture.copy()
             depth = behind
         else:
-            rgb, hole, depth = self._warped_background(s, t, motion, smooth, behind)
+            rgb, hole, depth, behind = self._warped_background(s, t, motion, smooth, behind)
         if not layer.present[t]:
             hole[:] = True
         if not hole.any() or self.fill == "none":
@@ -267,7 +277,8 @@ class _Scene:
 
     def _warped_background(
         self, s: int, t: int, motion: Motion, smooth: Inverse, behind: Map
-    ) -> tuple[Picture, NDArray[np.bool_], Map]:
+    ) -> tuple[Picture, NDArray[np.bool_], Map, Map]:
+        """The background of frame `s` as frame `t` shows it, its hole, its depth, and the depth with the hole filled."""
         cut = self.mattes.cut(s)
         measured = self.surfaces.measured(s)
         depth = behind
@@ -280,11 +291,13 @@ class _Scene:
         y = inverse.grid.to_picture(inverse.y, self.width, self.height)
         valid = inverse.grid.to_picture(inverse.valid.astype(np.float32), self.width, self.height) > 0.99
         if measured is not None:
-            depth = np.where(valid, inverse.grid.to_picture(inverse.depth, self.width, self.height), behind)
+            depth = inverse.grid.to_picture(inverse.depth, self.width, self.height)
+            behind = np.where(valid, behind, _far_side(depth, valid, behind))
+            depth = np.where(valid, depth, behind)
         rgb = cv2.remap(self.picture(s), x - 0.5, y - 0.5, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
         inside = (x >= 0.5) & (y >= 0.5) & (x <= self.width - 0.5) & (y <= self.height - 0.5)
         hidden = cv2.remap(cut.astype(np.uint8), x - 0.5, y - 0.5, cv2.INTER_NEAREST, borderValue=0) > 0
-        return rgb, ~(valid & inside) | hidden, depth
+        return rgb, ~(valid & inside) | hidden, depth, behind
 
     # --- objects ---
 
@@ -338,6 +351,18 @@ class _LayerPicture:
         solid = alpha > 0.5
         canvas.depth[rows, columns][solid] = self.depth[solid]
         canvas.invented[rows, columns][solid] = self.invented[solid]
+
+
+def _far_side(depth: Map, valid: NDArray[np.bool_], otherwise: Map) -> Map:
+    """Depth of what a torn surface reveals: the farthest of the known depths around, `otherwise` where none is near."""
+    out = otherwise.copy()
+    known = np.where(valid, depth, 0).astype(np.float32)
+    distance = cv2.distanceTransform((~valid).astype(np.uint8), cv2.DIST_L2, 3)
+    for radius in (24, 12, 6, 3):
+        far = cv2.dilate(known, np.ones((2 * radius + 1,) * 2, np.uint8))
+        near = (distance < radius) & (far > 0)
+        out[near] = far[near]
+    return out
 
 
 def _box_of(inverse: Inverse, matte: Picture) -> tuple[int, int, int, int] | None:

@@ -25,7 +25,7 @@ Mask = NDArray[np.bool_]
 class Plate:
     """Background seen from one camera: rgb (H, W, 3) and where it is truly background, with no object on it.
 
-    surface: its measured depth, to tell what it really shows, or None.
+    surface: its measured depth, 0 where unknown, to tell what it really shows, or None.
     """
 
     frame: int
@@ -99,7 +99,7 @@ def fill_from_plates(
         good = plate.shown[v[index].astype(np.int32), u[index].astype(np.int32)]
         if plate.surface is not None and len(index):
             measured = plate.surface.grid.sample(plate.surface.disparity, u[index], v[index])
-            good &= np.abs(measured * plate_depth[index] - 1) < 0.06
+            good &= (measured <= 0) | (np.abs(measured * plate_depth[index] - 1) < 0.06)
         index = index[good]
         if not len(index):
             continue
