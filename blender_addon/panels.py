@@ -32,7 +32,8 @@ _pictures: bpy.utils.previews.ImagePreviewCollection | None = None
 def wrapped(layout: bpy.types.UILayout, context: bpy.types.Context, text: str, icon: str = "NONE") -> None:
     """Labels for a text of any length, broken at the sidebar's width."""
     width = context.region.width if context.region else 220
-    characters = max(16, int((width / context.preferences.system.ui_scale - 50) / 6.1))
+    scale = context.preferences.system.ui_scale or 1.0  # 0 without a window
+    characters = max(16, int((width / scale - 50) / 6.1))
     column = layout.column(align=True)
     column.scale_y = 0.8
     for paragraph in text.splitlines():
@@ -52,7 +53,7 @@ def picture(layout: bpy.types.UILayout, path: Path, pixels: NDArray[np.float32] 
             made = _pictures.new(key)
             made.image_size = pixels.shape[1::-1]
             made.image_pixels_float.foreach_set(pixels.ravel())
-    layout.template_icon(_pictures[key].icon_id, scale=8)
+    layout.template_icon(_pictures[key].icon_id, scale=7)
 
 
 class _Tab:
@@ -115,12 +116,17 @@ class RETAKE_PT_shot(_Tab, bpy.types.Panel):
 class RETAKE_PT_report(_ShotTab, bpy.types.Panel):
     """What the import found and changed."""
 
-    bl_label = "Import Report"
+    bl_label = "Files and Report"
     bl_parent_id = "RETAKE_PT_shot"
     bl_options = {"DEFAULT_CLOSED"}
 
     def draw(self, context: bpy.types.Context) -> None:
-        for line in shots.active_shot(context).retake.report.splitlines() or ["Nothing was changed."]:
+        shot = shots.active_shot(context).retake
+        column = self.layout.column()
+        column.prop(shot, "footage", text="")
+        if shot.solve:
+            column.label(text=Path(shot.solve).name, icon="TRACKER")
+        for line in shot.report.splitlines() or ["Nothing was changed."]:
             wrapped(self.layout, context, line, "DOT")
 
 
@@ -258,7 +264,7 @@ class RETAKE_PT_generate(_ShotTab, bpy.types.Panel):
         if rendering.busy(context):
             draw_running(layout, context)
             return
-        for text in self._warnings(context):
+        for text in _warnings(context):
             wrapped(layout, context, text, "INFO")
         row = layout.row()
         row.scale_y = 1.6
@@ -266,15 +272,16 @@ class RETAKE_PT_generate(_ShotTab, bpy.types.Panel):
         if state.message:
             wrapped(layout.box(), context, state.message, "ERROR")
 
-    @staticmethod
-    def _warnings(context: bpy.types.Context) -> list[str]:
-        warnings = []
-        unkeyed = readback.unkeyed_changes(context, shots.active_shot(context))
-        if unkeyed:
-            warnings.append(f"Not keyed, so it will be lost: {', '.join(unkeyed)}.")
-        if not bpy.data.filepath:
-            warnings.append("Save the .blend first to have its takes beside it.")
-        return warnings
+
+def _warnings(context: bpy.types.Context) -> list[str]:
+    """What the artist should know before pressing Generate."""
+    warnings = []
+    unkeyed = readback.unkeyed_changes(context, shots.active_shot(context))
+    if unkeyed:
+        warnings.append(f"Not keyed, so it will be lost: {', '.join(unkeyed)}.")
+    if not bpy.data.filepath:
+        warnings.append("Save the .blend first to have its takes beside it.")
+    return warnings
 
 
 class RETAKE_UL_takes(bpy.types.UIList):

@@ -99,7 +99,7 @@ def footage_path(root: bpy.types.Object) -> Path:
             "Make a lossless video of it (FFmpeg) and import the shot from that.",
         )  # fmt: skip
     if not path.exists():
-        raise BadShot("the footage is not there.", str(path), "Put it back, or set its path in the Shot panel.")
+        raise BadShot("the footage is not there.", str(path), "Put it back, or set its path under Files and Report.")
     return path
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import bpy
@@ -47,7 +48,8 @@ class RETAKE_OT_generate(bpy.types.Operator):
         options={"SKIP_SAVE"},
     )
 
-    _steps: Generator[int, None, tuple[Solve, Edit]] | None = None
+    _steps: Generator[int, None, Callable[[], tuple[Solve, Edit]]] | None = None
+    _edited: Future[tuple[Solve, Edit]] | None = None
     _timer: bpy.types.Timer | None = None
 
     @classmethod
@@ -116,12 +118,16 @@ class RETAKE_OT_generate(bpy.types.Operator):
 
     def _read_on(self, context: bpy.types.Context) -> tuple[Solve, Edit] | None:
         """Read for one turn of the window; the edit when all is read."""
+        if self._edited is not None:
+            return self._edited.result() if self._edited.done() else None
         deadline = time.monotonic() + BUDGET
         try:
             while time.monotonic() < deadline:
                 context.window_manager.retake.done = next(self._steps)
         except StopIteration as end:
-            return end.value
+            pool = ThreadPoolExecutor(1, "Retake edit")
+            self._edited = pool.submit(end.value)
+            pool.shutdown(wait=False)
         rendering.redraw()
         return None
 

@@ -7,7 +7,7 @@ the solve, it is the solve's value, so that an unedited shot reads back as exact
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import bpy
@@ -32,15 +32,19 @@ def read_edit(context: bpy.types.Context, root: bpy.types.Object) -> tuple[Solve
         try:
             next(steps)
         except StopIteration as end:
-            return end.value
+            return end.value()
 
 
-def read_steps(context: bpy.types.Context, root: bpy.types.Object) -> Generator[int, None, tuple[Solve, Edit]]:
-    """`read_edit` one frame a step: yields the number of frames read so far and returns (solve, edit).
+def read_steps(
+    context: bpy.types.Context, root: bpy.types.Object
+) -> Generator[int, None, Callable[[], tuple[Solve, Edit]]]:
+    """`read_edit` one frame a step, for the window: yields the number of frames read so far and returns the rest of
+    the work, which gives (solve, edit); it touches no bpy, so that a thread may do it.
 
     Closing the generator restores the frame and what was made visible for reading.
     """
     scene, solve = context.scene, objects.current_solve(root)
+    yield 0
     cast = _cast(scene, root, solve)
     target = target_camera.find(scene, root)
     start, frames = root.retake.start, len(solve)
@@ -68,34 +72,37 @@ def read_steps(context: bpy.types.Context, root: bpy.types.Object) -> Generator[
     if (np.abs(np.linalg.det(roots[:, :3, :3])) < 1e-30).any():
         raise BadShot("its scale is 0.", root.name, "Give the shot's root a scale above 0.")
 
+    yield frames  # restoring the frame took as long as reading one
+
     numbers, names = _numbers(cast.handles, solve)
-    targets = collect(
-        solve,
-        Space(roots, np.array(root.retake.origin)),
-        [
-            Handle(
-                number=numbers[index],
-                copy_of=handle.retake_handle.copy_of,
-                centre=np.array(handle.retake_handle.centre),
-                shown=objects.source_frames(handle, frames),
-                matrices=handles[:, index],
-                present=~removed[:, index],
-            )
-            for index, handle in enumerate(cast.handles)
-        ],
-        Empties(cast.rows, cast.under, positions),
-        reference.has_empty(objects.reference_mesh(root)),
-    )
-    edit = Edit(
-        cameras=target_camera.cameras_from(solve.cameras, root, roots, cameras, projections),
-        positions=targets.positions,
-        present=targets.present,
-        source_track=targets.rows,
-        source_frame=targets.source_frame,
-        objects=targets.numbers,
-        object_names=names,
-    )
-    return solve, edit
+    moved = [
+        Handle(
+            number=numbers[index],
+            copy_of=handle.retake_handle.copy_of,
+            centre=np.array(handle.retake_handle.centre),
+            shown=objects.source_frames(handle, frames),
+            matrices=handles[:, index],
+            present=~removed[:, index],
+        )
+        for index, handle in enumerate(cast.handles)
+    ]
+    target_cameras = target_camera.cameras_from(solve.cameras, root, roots, cameras, projections)
+    space, has_empty = Space(roots, np.array(root.retake.origin)), reference.has_empty(objects.reference_mesh(root))
+    empties = Empties(cast.rows, cast.under, positions)
+
+    def finish() -> tuple[Solve, Edit]:
+        targets = collect(solve, space, moved, empties, has_empty)
+        return solve, Edit(
+            cameras=target_cameras,
+            positions=targets.positions,
+            present=targets.present,
+            source_track=targets.rows,
+            source_frame=targets.source_frame,
+            objects=targets.numbers,
+            object_names=names,
+        )
+
+    return finish
 
 
 def unkeyed_changes(context: bpy.types.Context, root: bpy.types.Object) -> list[str]:

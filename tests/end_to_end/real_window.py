@@ -83,8 +83,8 @@ def run(arguments):
     screenshot(out / "6_done.png")
 
     lower = area("DOPESHEET_EDITOR") or area("TIMELINE")
-    lower.type = "SEQUENCE_EDITOR"
-    lower.spaces.active.view_type = "SEQUENCER_PREVIEW"
+    lower.type = view.type = "SEQUENCE_EDITOR"
+    lower.spaces.active.view_type, view.spaces.active.view_type = "SEQUENCER", "PREVIEW"
     lower.spaces.active.show_region_ui = True
     yield 1.0
     side = next(region for region in lower.regions if region.type == "UI")
@@ -92,14 +92,10 @@ def run(arguments):
     with bpy.context.temp_override(window=window(), area=lower, region=main_region(lower)):
         bpy.ops.sequencer.view_all()
         bpy.ops.retake.compare(against="FOOTAGE", split=0.5)
-        bpy.ops.screen.screen_full_area(use_hide_panels=False)
     yield 3.0
     screenshot(out / "7_compared.png")
-    with bpy.context.temp_override(window=window(), area=window().screen.areas[0]):
-        bpy.ops.screen.screen_full_area(use_hide_panels=False)
+    view.type = "VIEW_3D"
     yield 1.0
-
-    view = area("VIEW_3D")
     generate(view)
     yield lambda: state.job_state == "RUNNING" and state.stage == "rendering" and state.done > 3
     began = time.monotonic()

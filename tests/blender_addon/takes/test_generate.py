@@ -89,7 +89,7 @@ def test_frames_outside_the_shot_are_refused_before_anything_is_made(video_shot,
 
 def test_a_missing_video_is_refused_before_anything_is_made(video_shot):
     root, _ = video_shot
-    root.retake.footage = "//gone.mp4"
+    root.retake.footage = "/nowhere/gone.mp4"
     with pytest.raises(RuntimeError, match=r"gone\.mp4"):
         bpy.ops.retake.generate()
     assert len(root.retake.takes) == 0
@@ -118,7 +118,7 @@ def test_no_folder_beside_the_blend_no_take(video_shot):
 def test_an_engine_that_fails_is_told_and_the_take_kept(video_shot, monkeypatch):
     root, _ = video_shot
     slow(monkeypatch, fail=2)
-    with pytest.raises(RuntimeError, match="does not like it.* Use another engine"):
+    with pytest.raises(RuntimeError, match=r"does not like it.* Use another engine"):
         bpy.ops.retake.generate()
     assert the_take(root).state == "FAILED"
     assert "does not like it" in the_take(root).message

@@ -1,0 +1,166 @@
+"""The sidebar as it would be drawn: every button an operator that exists, every field a property, every icon an icon.
+
+The wheel has no window, so the drawing functions get a layout that checks what Blender itself would refuse. The real
+drawing is looked at in tests/end_to_end/real_window.py.
+"""
+
+from __future__ import annotations
+
+import bpy
+import pytest
+
+from blender_addon import panels, rendering
+from blender_addon.scene import objects
+
+ICONS = set(bpy.types.UILayout.bl_rna.functions["label"].parameters["icon"].enum_items.keys())
+PANELS = [cls for cls in vars(panels).values() if isinstance(cls, type) and issubclass(cls, bpy.types.Panel)]
+
+
+class Filled:
+    """The properties of a button's operator; takes only those that the operator has."""
+
+    def __init__(self, names):
+        object.__setattr__(self, "names", names)
+
+    def __setattr__(self, name, value):
+        assert name in self.names, f"{name} is no property of the operator"
+
+
+class Layout:
+    """Records the labels; refuses what UILayout would refuse."""
+
+    def __init__(self, texts):
+        object.__setattr__(self, "texts", texts)
+
+    def __setattr__(self, name, value):
+        assert name in bpy.types.UILayout.bl_rna.properties, name
+
+    def _nested(self, *_, **__):
+        return Layout(self.texts)
+
+    row = column = box = grid_flow = split = _nested
+
+    def label(self, text="", icon="NONE", **_):
+        assert icon in ICONS, icon
+        self.texts.append(text)
+
+    def prop(self, data, name, text=None, icon="NONE", **_):
+        assert name in data.bl_rna.properties, f"{data} has no {name}"
+        assert icon in ICONS, icon
+
+    def operator(self, name, text="", icon="NONE", **_):
+        assert icon in ICONS, icon
+        kind = getattr(bpy.ops, name.split(".")[0])
+        properties = getattr(kind, name.split(".")[1]).get_rna_type().properties  # raises KeyError for none
+        self.texts.append(text)
+        return Filled(set(properties.keys()))
+
+    def operator_menu_enum(self, name, prop, text="", icon="NONE"):
+        assert prop in self.operator(name, text, icon).names
+
+    def template_list(self, kind, _id, data, name, active_data, active, **_):
+        assert hasattr(bpy.types, kind)
+        for item in getattr(data, name):
+            drawn = type("Drawn", (), {})()
+            panels.RETAKE_UL_takes.draw_item(drawn, bpy.context, self, data, item, 0, active_data, active)
+        assert active in active_data.bl_rna.properties
+
+    def template_icon(self, icon_value, scale=1.0):
+        assert isinstance(icon_value, int)  # 0 without a window
+
+    def progress(self, factor=0.0, type="BAR", text=""):
+        assert 0 <= factor <= 1
+        self.texts.append(text)
+
+
+def drawn(texts=None):
+    """All texts of the tab, drawn as far as the panels' polls allow."""
+    texts = []
+    for cls in PANELS:
+        if not cls.is_registered or (hasattr(cls, "poll") and not cls.poll(bpy.context)):
+            continue
+        panel = type("Drawn", (), {"layout": Layout(texts)})()
+        for name in ("draw_header", "draw"):
+            if name in vars(cls):
+                vars(cls)[name](panel, bpy.context)
+    return texts
+
+
+def test_an_empty_scene_offers_the_import_and_nothing_that_cannot_be_done(fresh_scene):
+    texts = drawn()
+    assert "Import Shot" in texts
+    assert "Generate Take" not in texts
+
+
+def test_a_shot_shows_its_facts_objects_and_the_button(shot):
+    _, solve = shot
+    texts = drawn()
+    assert "320 × 180, 24 fps" in texts
+    assert set(solve.object_names.values()) <= set(texts)
+    assert "Generate Take" in texts
+    assert any("Save the .blend" in text for text in texts)
+
+
+def test_an_active_object_shows_its_timing(shot):
+    root, _ = shot
+    man = objects.own_handle(root, 1)
+    bpy.ops.retake.select_object(handle=man.name)
+    objects.retime(root, man, offset=-3, speed=2, reverse=True)
+    assert "3 frames early, speed 2, backwards" in drawn()
+    objects.retime(root, man, freeze=4)
+    assert "Stands still, frame 4" in drawn()
+
+
+@pytest.mark.parametrize("state", ["RENDERING", "DONE", "FAILED", "CANCELLED"])
+def test_a_take_in_every_state(shot, tmp_path, state):
+    root, _ = shot
+    take = root.retake.takes.add()
+    take.name, take.folder, take.state, take.frames, take.message = "Take 001", str(tmp_path), state, (0, 8), "a word"
+    root.retake.active_take = 0
+    texts = drawn()
+    assert "a word" in texts
+    assert len([text for text in texts if text.startswith("Frames 1 to 8")]) == 2  # viewport and sequencer
+
+
+@pytest.mark.parametrize("state", ["OFF", "STARTING", "READY", "LOST", "OTHER_VERSION"])
+def test_every_state_of_the_backend(fresh_scene, state):
+    window = bpy.context.window_manager.retake
+    window.backend_state, window.backend_message = state, "what it is. What to do."
+    assert "what it is. What to do." in drawn()
+    window.backend_state, window.backend_message = "OFF", ""
+
+
+def test_a_running_take_shows_progress_and_the_time_left(shot):
+    state = bpy.context.window_manager.retake
+    rendering.watch_reading(bpy.context, 80)
+    assert "Reading the edit 0/80" in drawn()
+    state.stage, state.done, state.total = "sending the footage", 3 << 20, 12 << 20
+    state.started -= 10
+    texts = drawn()
+    assert "Sending the footage 3.0/12.0" in texts
+    assert "30 s left" in texts
+    assert "Generate Take" not in texts
+    rendering.watch_nothing(bpy.context)
+
+
+def test_a_long_message_is_broken_into_lines_not_cut(shot):
+    message = (
+        "A failure that takes rather more words than fit into a sidebar of the width that Blender gives it. Do this."
+    )
+    bpy.context.window_manager.retake.message = message
+    texts = drawn()
+    assert message not in texts
+    assert message in " ".join(texts)
+
+
+def test_every_operator_explains_itself_and_can_be_asked_without_a_shot(fresh_scene):
+    operators = [name for name in dir(bpy.ops.retake) if not name.startswith("_")]
+    assert len(operators) > 20
+    for name in operators:
+        operator = getattr(bpy.ops.retake, name)
+        rna = operator.get_rna_type()
+        assert rna.description, name
+        assert not rna.description.endswith("."), name
+        for prop in rna.properties:
+            assert prop.name or prop.is_hidden or prop.identifier == "rna_type", f"{name}.{prop.identifier}"
+        operator.poll()
