@@ -97,6 +97,11 @@ class RetakeHandle(PropertyGroup):
     reverse: BoolProperty(name="Reverse", description="The motion runs backwards")
 
 
+def _set_footage(shot: RetakeShot, path: str) -> None:
+    if shot.clip:
+        shot.clip.filepath = path
+
+
 class RetakeShot(PropertyGroup):
     """A shot: where its parts are, how it lies on the timeline, what to render next, what was rendered."""
 
@@ -110,8 +115,14 @@ class RetakeShot(PropertyGroup):
     )
     reference: PointerProperty(type=Object)
     clip: PointerProperty(name="Footage", type=MovieClip)
-
-    footage: StringProperty(name="Footage", subtype="FILE_PATH")
+    # The clip's own path, which Blender keeps right when the .blend moves and can search for when it is missing.
+    footage: StringProperty(
+        name="Footage",
+        description="The video, or the first picture of a sequence",
+        subtype="FILE_PATH",
+        get=lambda self: self.clip.filepath if self.clip else "",
+        set=_set_footage,
+    )
     solve: StringProperty(name="Solve", description="The file that the solve was read from", subtype="FILE_PATH")
     report: StringProperty(name="Report", description="What the import found and changed, a line each")
     start: IntProperty(name="Start", description="Scene frame of the footage's first frame", default=1)

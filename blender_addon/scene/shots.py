@@ -103,7 +103,7 @@ def _build(scene: bpy.types.Scene, footage: Footage, solve: Solve, density: int,
     aspect = camera.pixel_aspect(solve.cameras)
 
     shot = root.retake
-    shot.collection, shot.clip, shot.footage = collection, clip, footage.path
+    shot.collection, shot.clip = collection, clip
     shot.report = "\n".join([*report, *thinned])
     shot.start, shot.frames, shot.size = start, len(solve), (footage.width, footage.height)
     shot.fps, shot.pixel_aspect, shot.origin = (footage.fps.numerator, footage.fps.denominator), aspect, origin

@@ -276,3 +276,21 @@ def test_a_handle_stands_where_its_object_is_first_seen(make_footage, make_solve
         visible = seen[first] & (solve.tracks.objects == number)
         expected = np.median(solve.tracks.positions[first, visible], 0)
         np.testing.assert_allclose(handle.location, expected, atol=1e-6)
+
+
+def test_the_footage_moves_with_the_blend(shot, tmp_path):
+    """A project folder that is moved, or unpacked on another machine, must still find its video."""
+    root, _ = shot
+    name = root.name
+    clips = tmp_path / "here" / "clips"
+    shutil.copytree(Path(root.retake.footage).parent, clips)
+    root.retake.footage = str(clips / "picture_0000.png")
+    assert root.retake.clip.filepath == str(clips / "picture_0000.png")
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "here" / "shot.blend"))
+    bpy.ops.file.make_paths_relative()
+    bpy.ops.wm.save_mainfile()
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "there" / "shot.blend"))
+    found = Path(bpy.path.abspath(bpy.data.objects[name].retake.footage))
+    assert found == tmp_path / "there" / "clips" / "picture_0000.png"
+    assert found.is_file()
