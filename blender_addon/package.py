@@ -20,7 +20,7 @@ from pathlib import Path
 
 ADDON = Path(__file__).resolve().parent
 ROOT = ADDON.parent
-NOT_SHIPPED = shutil.ignore_patterns("package.py", "requirements*.txt", "__pycache__", ".*", "*.pyc")
+NOT_SHIPPED = shutil.ignore_patterns("package.py", "pictures", "requirements*.txt", "__pycache__", ".*", "*.pyc")
 
 PLATFORMS = {
     "linux-x64": ("manylinux_2_28_x86_64", "manylinux_2_26_x86_64", "manylinux2014_x86_64"),
