@@ -4,7 +4,7 @@
     Object.retake_track    an empty's row in the solve's tracks, -1 for every other object
     Object.retake          the shot's settings and takes, on its root
     Object.retake_handle   an object of the shot, on its handle
-    Mesh.retake_archive    the solve's bytes, on the reference mesh
+    Mesh.retake_archive    the solve's bytes, on the reference mesh; Mesh.retake_sha256 names them
     Scene.retake_shot      the shot that the panels show when none of its objects is active
     WindowManager.retake   the job that runs and the backend's state
 
@@ -169,6 +169,7 @@ _PROPERTIES = (
     (Object, "retake", PointerProperty(type=RetakeShot)),
     (Object, "retake_handle", PointerProperty(type=RetakeHandle)),
     (Mesh, "retake_archive", StringProperty(subtype="BYTE_STRING")),
+    (Mesh, "retake_sha256", StringProperty(description="Of retake_archive, so that it is parsed only once")),
     (
         Scene,
         "retake_shot",

@@ -6,6 +6,7 @@ its vertices: `object`, the object that a track is assigned to now, and `has_emp
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import bpy
@@ -29,7 +30,7 @@ def create(
 ) -> bpy.types.Object:
     """The reference object, in no collection yet; its parent's space is the solve's world - origin."""
     mesh = bpy.data.meshes.new(name)
-    mesh.retake_archive = archive.to_bytes(solve)
+    store_solve(mesh, solve)
     positions = (solve.tracks.positions - origin).astype(np.float32)
     mesh.vertices.add(len(solve.tracks))
     mesh.vertices.foreach_set("co", positions[0].ravel())
@@ -61,15 +62,37 @@ def thinned(solve: Solve) -> tuple[Solve, list[str]]:
     return (replace(solve, **maps) if maps else solve), notes
 
 
+def store_solve(mesh: bpy.types.Mesh, solve: Solve) -> None:
+    """Keep the solve in the mesh."""
+    data = archive.to_bytes(solve)
+    mesh.retake_archive, mesh.retake_sha256 = data, hashlib.sha256(data).hexdigest()
+    _remember(mesh.retake_sha256, solve)
+
+
 def stored_solve(mesh: bpy.types.Mesh) -> Solve:
-    """The solve as it was imported. Raises BadShot when it is not there."""
+    """The solve as it was imported; its arrays are not to be written to. Raises BadShot when it is not there."""
+    if mesh.retake_sha256 in _parsed:
+        return _parsed[mesh.retake_sha256]
     data = mesh.retake_archive
     if not data:
         raise BadShot("holds no solve.", mesh.name, "Undo what replaced its mesh, or import the shot again.")
     solve = archive.from_bytes(data, f"solve in {mesh.name}")
     if not isinstance(solve, Solve):
         raise BadShot("holds an edit, not a solve.", mesh.name, "Import the shot again.")
+    _remember(mesh.retake_sha256, solve)
     return solve
+
+
+_parsed: dict[str, Solve] = {}
+"""The solves used last, by sha256: Blender takes 10 ms to hand out a megabyte."""
+_MOST_PARSED = 2
+
+
+def _remember(sha256: str, solve: Solve) -> None:
+    _parsed.pop(sha256, None)
+    _parsed[sha256] = solve
+    while len(_parsed) > _MOST_PARSED:
+        del _parsed[next(iter(_parsed))]
 
 
 def assigned_objects(mesh: bpy.types.Mesh) -> NDArray[np.int32]:

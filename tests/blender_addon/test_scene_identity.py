@@ -9,10 +9,10 @@ import bpy
 import numpy as np
 import pytest
 from mathutils import Euler, Matrix
-from retake_shared import archive, geometry
+from retake_shared import geometry
 from retake_shared.shot import Edit, Tracks
 
-from blender_addon.scene import camera, footage_clip, objects, readback, shots, target_camera, targets
+from blender_addon.scene import camera, footage_clip, objects, readback, reference, shots, target_camera, targets
 
 
 @pytest.mark.parametrize(
@@ -161,11 +161,12 @@ def test_what_is_disabled_or_excluded_is_still_read_and_stays_so(shot, read, ass
 def test_a_saved_file_needs_nothing_else(shot, read, assert_identity, tmp_path):
     root, solve = shot
     solve = replace(solve, depth=np.ones((len(solve), 4, 5), np.float32), masks=np.ones((len(solve), 4, 5), np.uint8))
-    root.retake.reference.data.retake_archive = archive.to_bytes(solve)
+    reference.store_solve(root.retake.reference.data, solve)
     name = root.name
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "shot é 1.blend"))
     bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
     bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "shot é 1.blend"))
+    reference._parsed.clear()  # as in a new Blender
     stored, edit = readback.read_edit(bpy.context, bpy.data.objects[name])
     assert_identity(edit, solve)
     np.testing.assert_array_equal(stored.depth, solve.depth)
