@@ -134,23 +134,23 @@ class Link:
         """Stop the take in `folder`; `TakeEnded` tells when it has stopped."""
         self._cancelled.add(folder)
 
-    def start(self) -> None:
-        """Find the backend or start it."""
-        self._requests.put(self._want)
+    def start(self) -> threading.Event:
+        """Find the backend or start it. The event is set when it is there, or has failed to come."""
+        return self._ask(self._start)
 
-    def find(self) -> None:
-        """Connect to the backend if it runs."""
-        self._requests.put(self._find)
+    def test(self) -> threading.Event:
+        """Find the backend if it runs, and have its state say how fast it answers. The event is set when it has."""
+        return self._ask(self._test)
 
-    def stop(self) -> None:
+    def stop(self) -> threading.Event:
         """Stop the backend, whoever started it; a job that runs is done when it starts again."""
-        self._requests.put(self._stop_backend)
+        return self._ask(self._stop_backend)
 
     def move(self, place: Place) -> None:
         """From now on the backend is at `place`."""
         if place != self.place:
             self.place = place
-            self._requests.put(self._disconnect)
+            self._ask(self._disconnect)
 
     def messages(self) -> list[LinkMessage]:
         """What has happened since the last call, in order."""
@@ -215,6 +215,18 @@ class Link:
                     request()
                 request = self._requests.get_nowait()
 
+    def _ask(self, action: Callable[[], None]) -> threading.Event:
+        answered = threading.Event()
+
+        def answer() -> None:
+            try:
+                action()
+            finally:
+                answered.set()
+
+        self._requests.put(answer)
+        return answered
+
     def _say(self, message: LinkMessage) -> None:
         if isinstance(message, Backend):
             if message == self.backend:
@@ -224,8 +236,19 @@ class Link:
 
     # ------------------------------------------------------------------------------------------------- the backend
 
-    def _want(self) -> None:
-        self._wanted, self._next_try = True, 0.0
+    def _start(self) -> None:
+        if self._client is None:
+            self._wanted, self._next_try = True, 0.0
+            self._reach()
+
+    def _test(self) -> None:
+        self._find()
+        if self._client is not None:
+            began = time.perf_counter()
+            info = self._client.hello()
+            milliseconds = 1000 * (time.perf_counter() - began)
+            self._say(Backend("ready", f"Answers in {milliseconds:.1f} ms.", info=info))
+            self._next_hello = time.monotonic() + 5.0
 
     def _find(self) -> None:
         if self._client is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -180,6 +181,13 @@ def latest_frame(context: bpy.types.Context) -> FrameArrived | None:
 def busy(context: bpy.types.Context) -> bool:
     """Whether a take is being rendered."""
     return bool(context.window_manager.retake.job)
+
+
+def wait_for_backend(answered: threading.Event) -> Backend:
+    """Block until the backend has answered, for scripts and `-b`; what is known of it then."""
+    answered.wait(60)
+    pump(1.0)
+    return backend()
 
 
 def wait(context: bpy.types.Context, folder: Path) -> JobRecord:

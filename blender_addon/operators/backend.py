@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-import time
+import threading
 
 import bpy
-from retake_shared.errors import RetakeError
 
-from .. import preferences, rendering
+from .. import rendering
+
+
+def answered(operator: bpy.types.Operator, answer: threading.Event, good: str) -> set[str]:
+    """In the window the panel will show the answer; in `-b` and scripts wait for it, and fail unless it is `good`."""
+    if not bpy.app.background:
+        return {"FINISHED"}
+    backend = rendering.wait_for_backend(answer)
+    words = f"{backend.what} {backend.remedy}".strip()
+    if backend.state != good:
+        operator.report({"WARNING"}, words or f"The backend is {backend.state}.")
+        return {"CANCELLED"}
+    if backend.info is not None:
+        engines = ", ".join(engine["name"] for engine in backend.info.engines) or "not known yet"
+        operator.report({"INFO"}, f"Retake backend {backend.info.software}. Engines: {engines}. {words}".strip())
+    return {"FINISHED"}
 
 
 class RETAKE_OT_start_backend(bpy.types.Operator):
@@ -22,8 +36,7 @@ class RETAKE_OT_start_backend(bpy.types.Operator):
         return rendering.backend().state not in ("starting", "ready")
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        rendering.link(context).start()
-        return {"FINISHED"}
+        return answered(self, rendering.link(context).start(), "ready")
 
 
 class RETAKE_OT_stop_backend(bpy.types.Operator):
@@ -38,32 +51,17 @@ class RETAKE_OT_stop_backend(bpy.types.Operator):
         return rendering.backend().state != "off"
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        rendering.link(context).stop()
-        return {"FINISHED"}
+        return answered(self, rendering.link(context).stop(), "off")
 
 
 class RETAKE_OT_test_backend(bpy.types.Operator):
-    """Say which backend answers, and how fast"""
+    """Say which backend answers and how fast, without starting one"""
 
     bl_idname = "retake.test_backend"
     bl_label = "Test"
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        try:
-            with preferences.backend_place(context).reach(start=False) as client:
-                began = time.perf_counter()
-                info = client.hello()
-                milliseconds = 1000 * (time.perf_counter() - began)
-        except RetakeError as error:
-            self.report({"WARNING"}, str(error))
-            return {"CANCELLED"}
-        engines = ", ".join(engine["name"] for engine in info.engines) or "not known yet"
-        self.report(
-            {"INFO"},
-            f"Retake backend {info.software} answers in {milliseconds:.1f} ms. Worker: {info.worker}, "
-            f"device: {info.device or 'not known yet'}, engines: {engines}",
-        )
-        return {"FINISHED"}
+        return answered(self, rendering.link(context).test(), "ready")
 
 
 register, unregister = bpy.utils.register_classes_factory(

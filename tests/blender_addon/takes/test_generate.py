@@ -398,6 +398,20 @@ def test_messages_are_applied_within_the_budget(video_shot, monkeypatch):
     assert longest < 0.05
 
 
+def test_the_backend_is_started_tested_and_stopped_by_operators(video_shot):
+    assert bpy.ops.retake.start_backend() == {"FINISHED"}
+    state = bpy.context.window_manager.retake
+    assert state.backend_state == "READY"
+    assert not bpy.ops.retake.start_backend.poll()
+    assert bpy.ops.retake.test_backend() == {"FINISHED"}
+    assert "ms" in state.backend_message
+    assert bpy.ops.retake.stop_backend() == {"FINISHED"}
+    assert state.backend_state == "OFF"
+    assert bpy.ops.retake.test_backend() == {"CANCELLED"}
+    assert state.backend_message
+    assert not bpy.ops.retake.stop_backend.poll()
+
+
 def test_the_end_of_an_unknown_take_changes_nothing(video_shot):
     root, _ = video_shot
     record = takes.JobRecord("nobody", "", RenderSettings(), 0, 1, state="failed", error="x", remedy="y")
