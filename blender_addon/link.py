@@ -210,7 +210,8 @@ class Link:
             request = self._requests.get(wait > 0, wait)
             while True:
                 if isinstance(request, _Job):
-                    self._jobs.append(request)
+                    if all(job.folder != request.folder for job in self._jobs):  # a file opened again asks again
+                        self._jobs.append(request)
                 else:
                     request()
                 request = self._requests.get_nowait()

@@ -107,13 +107,25 @@ def run(arguments):
     screenshot(out / "8_cancelled.png")
     assert second.state in ("CANCELLED", "DONE"), second.state
 
-    view.spaces.active.show_region_ui = True
+    # A take goes on when its file is opened again.
+    generate(view)
+    yield lambda: state.job_state == "RUNNING" and state.stage == "rendering" and state.done > 3
+    bpy.ops.wm.save_mainfile()
+    bpy.ops.wm.open_mainfile(filepath=bpy.data.filepath)
+    state = bpy.context.window_manager.retake
+    yield 0.5
+    screenshot(out / "9_opened_again.png")
+    assert state.job, "the take was not taken up again"
+    yield lambda: not state.job
+    third = bpy.context.scene.retake_shot.retake.takes[2]
+    assert third.state == "DONE", third.message
     bpy.ops.wm.save_mainfile()
     report = {
         "blender": bpy.app.version_string,
-        "frames": len(list(Path(take.folder).glob("frame_*.png"))),
-        "first take": take.state,
-        "second take": second.state,
+        "frames": len(list((out / "shot_takes/take_001").glob("frame_*.png"))),
+        "first take": bpy.context.scene.retake_shot.retake.takes[0].state,
+        "second take": bpy.context.scene.retake_shot.retake.takes[1].state,
+        "third take, its file opened again meanwhile": third.state,
         "seconds to cancel": round(cancelled, 3),
         "longest hold of the window, ms": {name: round(1000 * max(times), 1) for name, times in held.items() if times},
     }
@@ -193,7 +205,7 @@ def drive(session):
             leave(1)
         return None
 
-    bpy.app.timers.register(step, first_interval=1.0)
+    bpy.app.timers.register(step, first_interval=1.0, persistent=True)
 
 
 def leave(code):
