@@ -131,7 +131,7 @@ def test_duplicate_appears_twice(walk: tuple) -> None:
     boards, cameras, footage, solve = walk
     edit = Edit.identity(solve)
     copy = np.flatnonzero(edit.objects == 1)
-    offset = np.array([0.0, 0.0, -0.8]) + [0.9, 0.1, 0]
+    offset = np.array([0.9, 0.1, -0.8])
     edit = replace(
         edit,
         positions=np.concatenate([edit.positions, edit.positions[:, copy] + offset], 1),
@@ -184,7 +184,7 @@ def test_nearer_object_covers_the_farther_when_they_cross() -> None:
         shift = np.array([-0.7, 0, farther_by])
         truth_boards = [
             boards[0],
-            replace(boards[1], centre=left + [0.7, 0, 0]),
+            replace(boards[1], centre=left + np.array([0.7, 0, 0])),
             replace(boards[2], centre=right + shift),
         ]
         frame = scenes.render(footage, solve, moved, frames=(4, 5))[0]
@@ -244,7 +244,7 @@ def test_fill_none_is_grey_and_marked_where_the_source_frame_shows_nothing(walk:
 
 def test_unknown_fill_is_refused(walk: tuple) -> None:
     _, _, footage, solve = walk
-    with pytest.raises(BadShot, match="options.fill"):
+    with pytest.raises(BadShot, match=r"options\.fill"):
         scenes.render(footage, solve, Edit.identity(solve), options={"fill": "magic"})
 
 

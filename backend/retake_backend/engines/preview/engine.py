@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import time
+import threading
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -12,10 +14,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from retake_shared.errors import BadShot
-from retake_shared.shot import BACKGROUND, Cameras
+from retake_shared.shot import BACKGROUND
 
 from ..base import Progress, RenderedFrame, RenderRequest, Report
-from .grids import Grid, Map
+from .grids import Grid, Map, remap_points
 from .hidden import HiddenParts
 from .inpaint import patch_fill, push_pull
 from .mattes import Mattes
@@ -28,6 +30,8 @@ from .warp import Inverse, invert
 Picture = NDArray[np.uint8]
 FILLS = ("none", "frames", "all")
 GREY = 127
+WORKERS = 2
+"""Frames in the making at once; most of the work is in numpy and OpenCV, which run side by side."""
 
 
 class PreviewEngine:
@@ -53,9 +57,19 @@ class PreviewEngine:
         scene = _Scene(request, report, self._notes)
         start, stop = request.settings.frame_range(request.solve)
         scene.prepare(start, stop)
-        for t in range(start, stop):
-            report(Progress("rendering", t - start, stop - start))
-            yield scene.render(t)
+        with ThreadPoolExecutor(WORKERS, "preview") as workers:
+            ahead: deque[Future[RenderedFrame]] = deque()
+            try:
+                for t in range(start, stop):
+                    while len(ahead) <= WORKERS and t + len(ahead) < stop:
+                        ahead.append(workers.submit(scene.render, t + len(ahead)))
+                    progress = Progress("rendering", t - start, stop - start)
+                    report(progress)
+                    while not wait([ahead[0]], timeout=0.3).done:
+                        report(progress)
+                    yield ahead.popleft().result()
+            finally:
+                workers.shutdown(cancel_futures=True)
         report(Progress("rendering", stop - start, stop - start))
         scene.conclude()
 
@@ -74,6 +88,7 @@ class _Scene:
 
     def __init__(self, request: RenderRequest, report: Report, notes: list[str]) -> None:
         self.request, self.report, self.notes = request, report, notes
+        self.reading = threading.Lock()
         footage, solve, edit = request.footage.footage, request.solve, request.edit
         self.fill = request.settings.options.get("fill", "all")
         if self.fill not in FILLS:
@@ -89,7 +104,6 @@ class _Scene:
         self.plates: list[Plate] = []
         self.whole: Plate | None = None
         self.away = 0
-        self._last_report = 0.0
 
     # --- preparation ---
 
@@ -98,7 +112,9 @@ class _Scene:
         if self.plan.identity[start:stop].all():
             return
         if not self.surfaces.known:
-            self.notes.append("No tracks and no depth: everything is taken as far away, so camera moves show no parallax.")
+            self.notes.append(
+                "No tracks and no depth: everything is taken as far away, so camera moves show no parallax."
+            )
         depths = self.surfaces.depth[self.surfaces.visible]
         static = is_static(self.source, float(np.quantile(depths, 0.02)) if len(depths) else 1.0)
         self.mattes.learn(chosen_frames(0, frames, 16), static, self._ticker("learning the objects", 49))
@@ -125,11 +141,14 @@ class _Scene:
     def _background_depth(self, frame: int) -> Surface | None:
         """The frame's measured depth with objects taken out, or None."""
         measured = self.surfaces.measured(frame)
-        if measured is None:
-            return None
+        return None if measured is None else self._without_objects(measured, self.mattes.cut(frame))
+
+    def _without_objects(self, measured: Surface, cut: NDArray[np.bool_]) -> Surface:
+        """The surface with what lies under `cut` (H, W) torn out, its disparity 0."""
         size = (measured.grid.columns, measured.grid.rows)
-        cut = cv2.resize(self.mattes.cut(frame).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-        return replace(measured, disparity=np.where(cut, 0, measured.disparity).astype(np.float32))
+        out = cv2.resize(cut.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+        torn = out if measured.torn is None else measured.torn | out
+        return Surface(measured.grid, np.where(out, 0, measured.disparity).astype(np.float32), torn)
 
     def _ticker(self, stage: str, total: int) -> Any:
         count = 0
@@ -142,10 +161,13 @@ class _Scene:
         return tick
 
     def _picture(self, frame: int) -> Picture:
-        rgb = self.request.footage.frame(frame)
+        with self.reading:
+            rgb = self.request.footage.frame(frame)
         if rgb.shape[:2] != (self.height, self.width):
             shrinks = rgb.shape[0] > self.height and rgb.shape[1] > self.width
-            rgb = cv2.resize(rgb, (self.width, self.height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)  # type: ignore[assignment]
+            rgb = cv2.resize(
+                rgb, (self.width, self.height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+            )  # type: ignore[assignment]
         return rgb
 
     def conclude(self) -> None:
@@ -158,7 +180,11 @@ class _Scene:
         if self.plan.identity[t]:
             return RenderedFrame(t, self.picture(t).copy(), np.zeros((self.height, self.width), np.uint8))
         canvas = self._background(t)
-        layers = [(layer, self._motion(layer, t)) for layer in self.plan.layers if layer.source != BACKGROUND and layer.present[t]]
+        layers = [
+            (layer, self._motion(layer, t))
+            for layer in self.plan.layers
+            if layer.source != BACKGROUND and layer.present[t]
+        ]
         drawn = [d for layer, motion in layers if (d := self._warped(layer, motion, t)) is not None]
         for layer_picture in sorted(drawn, key=lambda d: -d.distance):
             layer_picture.over(canvas)
@@ -186,7 +212,9 @@ class _Scene:
         weights = np.where(self.surfaces.visible[s, origin], 1.0, 0.02)[good]
         distance = float(np.median(depth[good]))
         grid = Grid.over(self.width, self.height, self.surfaces.coarse, self.surfaces.margin)
-        return fit_motion(tracks.positions[s, origin[good]], edit.positions[t, rows[good]], uv[good], weights, distance, grid)
+        return fit_motion(
+            tracks.positions[s, origin[good]], edit.positions[t, rows[good]], uv[good], weights, distance, grid
+        )
 
     def _views(self, s: int, t: int) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
         return (self.source.c2w[s], self.source.K[s]), (self.target.c2w[t], self.target.K[t])
@@ -197,15 +225,16 @@ class _Scene:
         picture = self.picture(s)
         motion = self._motion(layer, t)
         views = self._views(s, t)
-        margin = Grid.over(self.width, self.height, self.surfaces.coarse, self.surfaces.margin)
-        del margin
         smooth = invert(
             forward_map(self.surfaces.smooth(BACKGROUND, s), motion, *views),
             Grid.over(self.width, self.height, self.surfaces.coarse),
         )
         behind = self._filled_depth(smooth)
         if self.plan.camera_unmoved[t] and layer.unmoved[t]:
-            edited = tuple({l.source for l in self.plan.layers if not (l.unmoved[t] and l.present[t])} | self._unshown())
+            edited = tuple(
+                {other.source for other in self.plan.layers if not (other.unmoved[t] and other.present[t])}
+                | self._unshown()
+            )
             hole = self.mattes.cut(s, edited)
             rgb = picture.copy()
             depth = behind
@@ -235,21 +264,27 @@ class _Scene:
             else:
                 unknown &= ~self._mirrored(fill, invented, s, smooth)
             fill = push_pull(fill, unknown & hole)
-        blend = cv2.GaussianBlur(hole.astype(np.float32), (0, 0), 1.0)
-        blend = np.where(hole, 1, np.where(usable, blend, 0))[..., None]
-        return np.rint(rgb + blend * (fill.astype(np.float32) - rgb)).astype(np.uint8), invented
+        out = np.where(hole[..., None], fill, rgb)
+        rim = usable & ~hole
+        blend = cv2.GaussianBlur(hole.astype(np.float32), (0, 0), 1.0)[rim][:, None]
+        out[rim] = np.rint(rgb[rim] + blend * (fill[rim].astype(np.float32) - rgb[rim])).astype(np.uint8)
+        return out, invented
 
     def _mirrored(self, fill: Picture, wanted: NDArray[np.bool_], s: int, smooth: Inverse) -> NDArray[np.bool_]:
         """Continue source frame `s` beyond its borders by its mirror image, in `fill`; returns where that was done."""
-        x = smooth.grid.to_picture(smooth.x, self.width, self.height) - np.float32(0.5)
-        y = smooth.grid.to_picture(smooth.y, self.width, self.height) - np.float32(0.5)
-        beyond = (x < 0) | (y < 0) | (x > self.width - 1) | (y > self.height - 1)
-        lands = smooth.grid.to_picture(smooth.valid.astype(np.float32), self.width, self.height) > 0.99
-        cut = self.mattes.cut(s).astype(np.uint8)
-        clean = cv2.remap(cut, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT_101) == 0
-        here = wanted & beyond & lands & clean
-        if here.any():
-            fill[here] = cv2.remap(self.picture(s), x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)[here]
+        rows, columns = np.nonzero(wanted)
+        fields = np.dstack([smooth.x - np.float32(0.5), smooth.y - np.float32(0.5), smooth.valid.astype(np.float32)])
+        x, y, lands = smooth.grid.sample(fields, columns + 0.5, rows + 0.5).T
+        right, bottom = self.width - 1, self.height - 1
+        use = ((x < 0) | (y < 0) | (x > right) | (y > bottom)) & (lands > 0.99)
+        use &= (np.abs(x - right / 2) < right) & (np.abs(y - bottom / 2) < bottom)
+        rows, columns, x, y = rows[use], columns[use], np.abs(x[use]), np.abs(y[use])
+        x, y = np.where(x > right, 2 * right - x, x), np.where(y > bottom, 2 * bottom - y, y)
+        clean = ~self.mattes.cut(s)[np.rint(y).astype(int), np.rint(x).astype(int)]
+        here = np.zeros_like(wanted)
+        here[rows[clean], columns[clean]] = True
+        if clean.any():
+            fill[here] = remap_points(self.picture(s), x[clean], y[clean], cv2.INTER_CUBIC)
         return here
 
     def _unshown(self) -> set[int]:
@@ -271,9 +306,9 @@ class _Scene:
                 wide_weight = cv2.blur(weight, (int(2 * sigma) | 1,) * 2, borderType=cv2.BORDER_CONSTANT)
                 fresh = (known < 1e-3) & (wide_weight > 1e-3)
                 total[fresh], known[fresh] = wide[fresh], wide_weight[fresh]
-            disparity = total / np.maximum(known, 1e-6)
+            disparity = np.asarray(total / np.maximum(known, 1e-6), np.float32)
         full = inverse.grid.to_picture(disparity, self.width, self.height)
-        return 1 / np.maximum(full, 1e-9)
+        return np.asarray(1 / np.maximum(full, 1e-9), np.float32)
 
     def _warped_background(
         self, s: int, t: int, motion: Motion, smooth: Inverse, behind: Map
@@ -284,20 +319,28 @@ class _Scene:
         depth = behind
         inverse = smooth
         if measured is not None:
+            measured = self._without_objects(measured, cut)
             inverse = invert(
-                forward_map(measured, motion, *self._views(s, t)), Grid.over(self.width, self.height, self.surfaces.fine)
+                forward_map(measured, motion, *self._views(s, t)),
+                Grid.over(self.width, self.height, self.surfaces.fine),
             )
         x = inverse.grid.to_picture(inverse.x, self.width, self.height)
         y = inverse.grid.to_picture(inverse.y, self.width, self.height)
         valid = inverse.grid.to_picture(inverse.valid.astype(np.float32), self.width, self.height) > 0.99
         if measured is not None:
             depth = inverse.grid.to_picture(inverse.depth, self.width, self.height)
-            behind = np.where(valid, behind, _far_side(depth, valid, behind))
+            # Behind an object the smooth surface goes on; what else is missing was torn open.
+            x_smooth = smooth.grid.to_picture(smooth.x, self.width, self.height)
+            y_smooth = smooth.grid.to_picture(smooth.y, self.width, self.height)
+            object_hole = cv2.remap(cut.astype(np.uint8), x_smooth - 0.5, y_smooth - 0.5, cv2.INTER_NEAREST) > 0
+            behind = np.where(valid | object_hole, behind, _far_side(depth, valid, behind))
             depth = np.where(valid, depth, behind)
-        rgb = cv2.remap(self.picture(s), x - 0.5, y - 0.5, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+        rgb = np.asarray(
+            cv2.remap(self.picture(s), x - 0.5, y - 0.5, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+        )
         inside = (x >= 0.5) & (y >= 0.5) & (x <= self.width - 0.5) & (y <= self.height - 0.5)
         hidden = cv2.remap(cut.astype(np.uint8), x - 0.5, y - 0.5, cv2.INTER_NEAREST, borderValue=0) > 0
-        return rgb, ~(valid & inside) | hidden, depth, behind
+        return rgb.astype(np.uint8, copy=False), ~(valid & inside) | hidden, depth, behind
 
     # --- objects ---
 
@@ -319,9 +362,11 @@ class _Scene:
         size = (right - left, bottom - top)
         x, y, depth = (shifted.to_picture(a, *size) for a in (inverse.x, inverse.y, inverse.depth))
         valid = shifted.to_picture(inverse.valid.astype(np.float32), *size)
-        rgb = cv2.remap(whole.rgb, x - 0.5, y - 0.5, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-        alpha = cv2.remap(whole.matte, x - 0.5, y - 0.5, cv2.INTER_LINEAR, borderValue=0).astype(np.float32) / 255
-        alpha *= valid > 0.5
+        rgb = np.asarray(
+            cv2.remap(whole.rgb, x - 0.5, y - 0.5, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE), np.uint8
+        )
+        matte = cv2.remap(whole.matte, x - 0.5, y - 0.5, cv2.INTER_LINEAR, borderValue=0)
+        alpha = np.asarray(matte * (valid > 0.5) * np.float32(1 / 255), np.float32)
         invented = cv2.remap(whole.invented.astype(np.uint8), x - 0.5, y - 0.5, cv2.INTER_NEAREST, borderValue=0) > 0
         return _LayerPicture((left, top), rgb, alpha, depth, invented)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 Map = NDArray[np.float32]
+Value = TypeVar("Value", np.float32, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Grid:
         )
 
 
-def remap_points(field: Map, column: Map, row: Map, interpolation: int = cv2.INTER_LINEAR) -> Map:
+def remap_points(field: NDArray[Value], column: Map, row: Map, interpolation: int = cv2.INTER_LINEAR) -> NDArray[Value]:
     """Values of field (rows, columns[, C]) at (N,) fractional indices, held constant beyond its border: (N[, C])."""
     count = len(column)
     width = 16384  # OpenCV's remap takes maps below 32768 a side
@@ -75,8 +77,13 @@ def remap_points(field: Map, column: Map, row: Map, interpolation: int = cv2.INT
 
 
 def fit_field(
-    grid: Grid, x: NDArray[np.floating], y: NDArray[np.floating], values: NDArray[np.floating], weights: NDArray[np.floating],
-    finest: float = 1.0, robust: bool = True,
+    grid: Grid,
+    x: NDArray[np.floating],
+    y: NDArray[np.floating],
+    values: NDArray[np.floating],
+    weights: NDArray[np.floating],
+    finest: float = 1.0,
+    robust: bool = True,
 ) -> Map:
     """A smooth field (rows, columns, C) through scattered values (N, C) at points (N,) px with weights (N,) > 0.
 
@@ -100,7 +107,7 @@ def fit_field(
         ridge = np.diag([1e-9, 0.02, 0.02]) * max(trust.sum(), 1e-12)
         plane = np.linalg.solve(weighted.T @ basis + ridge, weighted.T @ values)
         trust = weights * _trust(values - basis @ plane) if robust else weights
-    field = (
+    field: Map = (
         plane[0]
         + plane[1] * ((node_x - centre_x) / reach)[..., None]
         + plane[2] * ((node_y - centre_y) / reach)[..., None]
@@ -117,18 +124,20 @@ def fit_field(
     unit = max(float(np.median(weights)), 1e-12)
     sigma = max(grid.columns, grid.rows) / 4
     while sigma >= finest:
-        residual = values - remap_points(field, column, row).reshape(len(values), channels)
+        residual = np.asarray(values - remap_points(field, column, row).reshape(len(values), channels), np.float64)
         trust = weights / unit * (_trust(residual) if robust else 1.0)
         sums = np.empty((grid.rows, grid.columns, channels + 1), np.float32)
         for channel in range(channels):
             sums[..., channel] = np.bincount(
                 cell, trust * residual[:, channel], minlength=grid.rows * grid.columns
             ).reshape(grid.rows, grid.columns)
-        sums[..., channels] = np.bincount(cell, trust, minlength=grid.rows * grid.columns).reshape(grid.rows, grid.columns)
+        sums[..., channels] = np.bincount(cell, trust, minlength=grid.rows * grid.columns).reshape(
+            grid.rows, grid.columns
+        )
         sums = blur(sums, sigma)
         # One point alone moves the field by its residual within about sigma; farther, the coarser level stays.
         least = 0.12 / (2 * np.pi * sigma * sigma)
-        field = field + sums[..., :channels] / (sums[..., channels:] + least)
+        field += sums[..., :channels] / (sums[..., channels:] + least)
         sigma /= 2
     return field
 

@@ -58,6 +58,8 @@ class HiddenParts:
             return WholeObject(picture, matte, np.zeros(matte.shape, bool))
         whole, picture = np.where(unknown, 0, matte), picture.copy()
         for step in STEPS:
+            if not (unknown.any() or behind_background.any()):
+                break
             if 0 <= frame + step < len(self.surfaces.solve):
                 self._borrow(frame, frame + step, number, picture, whole, unknown, False)
                 self._borrow(frame, frame + step, number, picture, whole, behind_background, True)
@@ -112,9 +114,8 @@ class HiddenParts:
         near = np.zeros(matte.shape, np.uint8)
         near[uv[:, 1], uv[:, 0]] = 1
         size = 8 * self.mattes.edge + 1
-        near = cv2.morphologyEx(near, cv2.MORPH_CLOSE, np.ones((2 * size + 1,) * 2, np.uint8))
-        near = cv2.dilate(near, np.ones((size, size), np.uint8))
-        return (near > 0) & (matte < 8)
+        between = cv2.morphologyEx(near, cv2.MORPH_CLOSE, np.ones((2 * size + 1,) * 2, np.uint8))
+        return (cv2.dilate(between, np.ones((size, size), np.uint8)) > 0) & (matte < 8)
 
     def _borrow(
         self, frame: int, other: int, number: int, picture: Picture, whole: Picture, unknown: Mask, only_shown: bool
@@ -140,7 +141,8 @@ class HiddenParts:
             return
         step = span / 8
         grid = Grid(x.min() - step, y.min() - step, step, int(np.ptp(x) / step) + 3, int(np.ptp(y) / step) + 3)
-        move = grid.sample(fit_field(grid, *start[close].T, shift[close], weights[close]), x, y)
+        field = fit_field(grid, start[close, 0], start[close, 1], shift[close], weights[close])
+        move = grid.sample(field, x, y)
         u, v = (x + move[:, 0]).astype(np.float32), (y + move[:, 1]).astype(np.float32)
         height, width = matte.shape
         shown = (u >= 0.5) & (v >= 0.5) & (u < width - 0.5) & (v < height - 0.5)

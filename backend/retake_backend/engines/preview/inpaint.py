@@ -14,7 +14,9 @@ Picture = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 Cells = NDArray[np.int64]
 RADIUS = 3
-OFFSETS = np.stack(np.meshgrid(np.arange(-RADIUS, RADIUS + 1), np.arange(-RADIUS, RADIUS + 1), indexing="ij"), -1).reshape(-1, 2)
+OFFSETS = np.stack(
+    np.meshgrid(np.arange(-RADIUS, RADIUS + 1), np.arange(-RADIUS, RADIUS + 1), indexing="ij"), -1
+).reshape(-1, 2)
 MOST_CELLS = 6000
 MOST_RISE = 0.08
 """How far up or down texture may come from, in picture heights: sky stays above ground."""
@@ -69,7 +71,7 @@ def patch_fill(rgb: Picture, hole: Mask, tick: Callable[[], None], rounds: int =
     rng = np.random.default_rng(0)
     smooth = push_pull(rgb, hole)
     shift: NDArray[np.float64] | None = None
-    previous: Picture | None = None
+    previous: Map | None = None
     for size in reversed(sizes):
         level_hole = cv2.resize(hole.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.01
         level = cv2.resize(smooth, size, interpolation=cv2.INTER_AREA).astype(np.float32)
@@ -85,7 +87,11 @@ def patch_fill(rgb: Picture, hole: Mask, tick: Callable[[], None], rounds: int =
 
 
 def _fill_level(
-    level: Map, hole: Mask, shift: NDArray[np.float64] | None, rng: np.random.Generator, rounds: int,
+    level: Map,
+    hole: Mask,
+    shift: NDArray[np.float64] | None,
+    rng: np.random.Generator,
+    rounds: int,
     tick: Callable[[], None],
 ) -> tuple[Map, NDArray[np.float64]] | None:
     """The level filled and, per cell, the offset (rows, columns, 2) in cells to where its patch was found."""
@@ -155,7 +161,13 @@ def _cost(level: Map, own: Map, weight: Map, match: Cells) -> NDArray[np.float32
 
 
 def _better(
-    level: Map, own: Map, weight: Map, match: Cells, cost: NDArray[np.float32], candidate: Cells, blocked: Mask,
+    level: Map,
+    own: Map,
+    weight: Map,
+    match: Cells,
+    cost: NDArray[np.float32],
+    candidate: Cells,
+    blocked: Mask,
     allowed: Mask,
 ) -> tuple[Cells, NDArray[np.float32]]:
     """match and its cost with `candidate` taken where it is a whole known patch and fits better."""

@@ -113,7 +113,7 @@ class Mattes:
     def _near_witnesses(self, frame: int) -> Map:
         """Which label's trusted tracks lie beside a cell of `grid`, in [0, 1]."""
         trusted = (self._count(frame, self.grid) > 0.5).astype(np.float32)
-        return cv2.dilate(trusted, np.ones((3, 3), np.uint8)).reshape(trusted.shape)  # type: ignore[no-any-return]
+        return np.asarray(cv2.dilate(trusted, np.ones((3, 3), np.uint8)), np.float32).reshape(trusted.shape)
 
     def _prior(self, frame: int) -> Map:
         """How likely each label is by the tracks around alone: (rows, columns, 1 + objects) on `coarse`."""
@@ -187,7 +187,9 @@ class Mattes:
             return share
         top, bottom = 2 * int(rows[0]), min(self.grid.rows, 2 * int(rows[-1]) + 2)
         left, right = 2 * int(columns[0]), min(self.grid.columns, 2 * int(columns[-1]) + 2)
-        full = cv2.resize(np.log(prior), (2 * self.coarse.columns, 2 * self.coarse.rows), interpolation=cv2.INTER_LINEAR)
+        full = cv2.resize(
+            np.log(prior), (2 * self.coarse.columns, 2 * self.coarse.rows), interpolation=cv2.INTER_LINEAR
+        )
         score = full[top:bottom, left:right]
         small = np.ascontiguousarray(small[top:bottom, left:right])
         if self._colours is not None:
@@ -265,7 +267,9 @@ def _blur3(table: NDArray[np.float64]) -> NDArray[np.float64]:
     for axis in range(3):
         moved = np.moveaxis(table, axis, 0)
         table = np.moveaxis(
-            0.5 * moved + 0.25 * (np.concatenate([moved[1:], moved[-1:]]) + np.concatenate([moved[:1], moved[:-1]])), 0, axis
+            0.5 * moved + 0.25 * (np.concatenate([moved[1:], moved[-1:]]) + np.concatenate([moved[:1], moved[:-1]])),
+            0,
+            axis,
         )
     return table
 

@@ -53,9 +53,7 @@ def fit_similarity(source: Array, target: Array, weights: Array) -> Array:
     return matrix
 
 
-def fit_motion(
-    source: Array, target: Array, uv: Array, weights: Array, distance: float, grid: Grid
-) -> Motion:
+def fit_motion(source: Array, target: Array, uv: Array, weights: Array, distance: float, grid: Grid) -> Motion:
     """The motion that takes track positions source (N, 3) at source px uv (N, 2) to target (N, 3), all world.
 
     distance: the layer's typical distance from the camera, the measure of what is visible.
@@ -69,9 +67,7 @@ def fit_motion(
     return Motion(matrix, grid, fit_field(grid, uv[:, 0], uv[:, 1], rest, weights, robust=False))
 
 
-def forward_map(
-    surface: Surface, motion: Motion, source: tuple[Array, Array], target: tuple[Array, Array]
-) -> Forward:
+def forward_map(surface: Surface, motion: Motion, source: tuple[Array, Array], target: tuple[Array, Array]) -> Forward:
     """Where the surface's nodes land. source, target: (c2w, K) of the cameras, at working size."""
     (source_c2w, source_K), (target_c2w, target_K) = source, target
     to_target = target_K @ invert_rigid(target_c2w)[:3, :3]
@@ -87,8 +83,10 @@ def forward_map(
         else:
             column, row = motion.grid.index(x, y)
             rest = cv2.remap(motion.rest, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[assignment]
-        moved_rest = rest @ to_target.T.astype(np.float32)
-        shift = [moved_rest[..., i] + np.float32(b[i]) for i in range(3)]
+        shift = [
+            m[0] * rest[..., 0] + m[1] * rest[..., 1] + m[2] * rest[..., 2] + o
+            for m, o in zip(to_target.astype(np.float32), b.astype(np.float32), strict=True)
+        ]
     h = [np.float32(H[i, 0]) * x + np.float32(H[i, 1]) * y + np.float32(H[i, 2]) + shift[i] * w for i in range(3)]
     front = h[2] > 1e-6
     scale = 1 / np.where(front, h[2], 1)
@@ -96,4 +94,5 @@ def forward_map(
     landed_y = np.where(front, h[1] * scale, FAR_AWAY)
     depth = np.where(front, h[2] / np.maximum(w, 1e-9), 0)
     torn = ~front if surface.torn is None else surface.torn | ~front
-    return Forward(surface.grid, *(a.astype(np.float32) for a in (landed_x, landed_y, depth)), torn)
+    x, y, depth = (a.astype(np.float32) for a in (landed_x, landed_y, depth))
+    return Forward(surface.grid, x, y, depth, torn)

@@ -58,7 +58,7 @@ def make_plan(solve: Solve, edit: Edit, source_cameras: Cameras, target_cameras:
             everywhere = np.ones(frames, bool)
             layers.append(Layer(number, number, np.empty(0, np.int64), still, everywhere, everywhere))
     camera_unmoved = _cameras_unmoved(solve, source_cameras, target_cameras)
-    all_unmoved = np.all([layer.unmoved & layer.present for layer in layers], axis=0)
+    all_unmoved = np.logical_and.reduce([layer.unmoved & layer.present for layer in layers])
     sources_shown = [layer.source for layer in layers]
     complete = set(np.unique(tracked).tolist()) <= set(sources_shown) and len(set(sources_shown)) == len(layers)
     complete &= len(np.unique(edit.source_track)) == len(tracked) == len(edit.source_track)
@@ -82,8 +82,9 @@ def _layer(solve: Solve, edit: Edit, cameras: Cameras, number: int, source: int,
     moved = np.linalg.norm(edit.positions[:, rows] - there, axis=-1)
     depth = np.abs(np.einsum("tnc,tc->tn", there - cameras.c2w[:, None, :3, 3], cameras.c2w[:, :3, 2]))
     shift = moved * cameras.K[:, 0, 0, None] / np.maximum(depth, 1e-6 * (1 + depth.max()))
-    unmoved = (np.where(present, shift, 0).max(1) < UNMOVED) & (np.abs(wanted - frames) < 1e-3) & present.all(1)
-    return Layer(number, source, rows, shows, any_present, unmoved)
+    still = np.where(present, shift, 0).max(1) < UNMOVED
+    unmoved = np.asarray(still & (np.abs(wanted - frames) < 1e-3) & present.all(1))
+    return Layer(number, source, rows, shows, np.asarray(any_present), unmoved)
 
 
 def _cameras_unmoved(solve: Solve, source: Cameras, target: Cameras) -> NDArray[np.bool_]:

@@ -49,7 +49,7 @@ class Surfaces:
         self._scale = self._depth_scale() if solve.depth is not None else np.ones(len(solve))
         self.known = bool(self.visible.any()) or solve.depth is not None
         self.smooth = lru_cache(maxsize=256)(self._smooth)
-        self.measured = lru_cache(maxsize=4)(self._measured)
+        self.measured = lru_cache(maxsize=24)(self._measured)
 
     def _depth_scale(self) -> NDArray[np.float64]:
         """Factor per frame that brings the depth maps to the tracks' scale, smoothed over time; 1 without tracks."""
@@ -106,13 +106,13 @@ class Surfaces:
 
     def _depth_map(self, frame: int) -> Map:
         assert self.solve.depth is not None
-        return self.solve.depth[frame] * np.float32(self._scale[frame])
+        return np.asarray(self.solve.depth[frame] * np.float32(self._scale[frame]), np.float32)
 
     def _layer_map(self, frame: int, size: tuple[int, int]) -> NDArray[np.uint8] | None:
         """Object numbers at (width, height), or None when the solve has no masks."""
         if self.solve.masks is None:
             return None
-        return cv2.resize(self.solve.masks[frame], size, interpolation=cv2.INTER_NEAREST)  # type: ignore[return-value]
+        return np.asarray(cv2.resize(self.solve.masks[frame], size, interpolation=cv2.INTER_NEAREST), np.uint8)
 
     def _depth_samples(self, layer: int, frame: int) -> tuple[NDArray[np.float64], ...]:
         """x, y px and disparity of depth map pixels of the layer, about one per two coarse cells."""
@@ -137,7 +137,7 @@ class Surfaces:
         height, width = disparity.shape
         kernel = np.ones((3, 3), np.uint8)
         high, low = cv2.dilate(disparity, kernel), cv2.erode(disparity, kernel)
-        edge = (high - low > 0.08 * high).astype(np.uint8)
+        edge = (high - low > 0.1 * high).astype(np.uint8)
         rows, columns = fitting.shape
         at_row, at_column = np.nonzero(cv2.resize(edge, (columns, rows), interpolation=cv2.INTER_NEAREST))
         if not len(at_row):
@@ -168,9 +168,11 @@ class Surfaces:
         if not known.any():
             return None
         disparity = np.where(known, 1 / np.where(known, depth, 1), 0).astype(np.float32)
-        fitting = cv2.resize(disparity, (grid.columns, grid.rows), interpolation=cv2.INTER_LINEAR)
+        fitting = np.asarray(
+            cv2.resize(disparity, (grid.columns, grid.rows), interpolation=cv2.INTER_LINEAR), np.float32
+        )
         self._sharpen(fitting, disparity, frame)
-        fitting = cv2.medianBlur(fitting, 5)
+        fitting = np.asarray(cv2.medianBlur(fitting, 5), np.float32)
         # An edge pixel mixes both sides: it goes with the near one, so that no outline of that stays behind.
         near = cv2.dilate(fitting, np.ones((3, 3), np.uint8))
         fitting = np.where(near - fitting > 2 * TEAR * self.fine * near, near, fitting)
@@ -179,7 +181,9 @@ class Surfaces:
             smooth = self.smooth(BACKGROUND, frame)
             column, row = smooth.grid.index(*grid.nodes())
             fitting = np.where(
-                unknown, cv2.remap(smooth.disparity, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), fitting
+                unknown,
+                cv2.remap(smooth.disparity, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE),
+                fitting,
             )
         torn = cv2.morphologyEx(fitting, cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8)) > TEAR * self.fine * fitting
         return Surface(grid, fitting.astype(np.float32), torn)

@@ -46,8 +46,7 @@ class Inverse:
 
 def invert(forward: Forward, target: Grid, reach: int = 2) -> Inverse:
     """The inverse of `forward` on the nodes of `target`; the nearest surface wins. reach: cells bridged if magnified."""
-    steps = 2 if target.rows * target.columns > 50_000 else 5
-    source = forward.grid
+    steps = 1 if target.step <= 4 else 5  # fine nodes start within a node of where they end
     column, row = target.index(forward.x, forward.y)
     usable = (forward.depth > 0) & (column > -1) & (row > -1) & (column < target.columns) & (row < target.rows)
     if forward.torn.any():
@@ -149,7 +148,9 @@ def _slopes(field: Map) -> tuple[Map, Map]:
     """Central differences per cell along columns and rows, one-sided at the border."""
     along = np.empty_like(field)
     along[:, 1:-1] = (field[:, 2:] - field[:, :-2]) * 0.5
-    along[:, 0], along[:, -1] = (field[:, 1] - field[:, 0], field[:, -1] - field[:, -2]) if field.shape[1] > 1 else (1, 1)
+    along[:, 0], along[:, -1] = (
+        (field[:, 1] - field[:, 0], field[:, -1] - field[:, -2]) if field.shape[1] > 1 else (1, 1)
+    )
     down = np.empty_like(field)
     down[1:-1] = (field[2:] - field[:-2]) * 0.5
     down[0], down[-1] = (field[1] - field[0], field[-1] - field[-2]) if field.shape[0] > 1 else (1, 1)
