@@ -144,10 +144,11 @@ def _run(command: list[str], environ: dict[str, str]) -> str:
 
 
 def _print_table(figures: dict[str, float], parts: dict[str, dict[str, Any]]) -> None:
-    for name, part in parts.items():
-        print(f"\n{name}")
+    for title, part in parts.items():
+        print(f"\n{title}")
         for key, value in part.items():
-            print(f"  {key:32} {value:.4g}" if isinstance(value, float) else f"  {key:32} {value}")
+            for name, number in value.items() if isinstance(value, dict) else [(key, value)]:
+                print(f"  {name:44} {number:.4g}" if isinstance(number, float) else f"  {name:44} {number}")
     print(f"\n{'figure':20} {'value':>14}  what")
     for figure, value in figures.items():
         _, what, form = FIGURES[figure]
