@@ -33,6 +33,7 @@ READING = "reading"
 
 _link: Link | None = None
 _latest: FrameArrived | None = None
+_stage_began_at = 0
 _waiting: list[LinkMessage] = []
 
 
@@ -246,7 +247,8 @@ def _watch(context: bpy.types.Context, folder: Path) -> None:
 
 
 def _show(context: bpy.types.Context, job: str, job_state: str, stage: str, total: int) -> None:
-    state = context.window_manager.retake
+    global _stage_began_at
+    state, _stage_began_at = context.window_manager.retake, 0
     state.job, state.job_state, state.stage, state.message = job, job_state, stage, ""
     state.done, state.total, state.started, state.cancel = 0, total, time.monotonic(), False
     redraw()
@@ -403,7 +405,7 @@ def pump(budget: float) -> None:
 
 def apply(message: LinkMessage) -> None:
     """Bring one message of the link into the .blend. A message of a take that is in no list here changes nothing."""
-    global _latest
+    global _latest, _stage_began_at
     state = bpy.context.window_manager.retake
     if isinstance(message, Backend):
         state.backend_state = message.state.upper()
@@ -413,7 +415,7 @@ def apply(message: LinkMessage) -> None:
     if isinstance(message, Progress):
         if mine and not state.cancel:
             if state.stage != message.stage:
-                state.started = time.monotonic()
+                state.started, _stage_began_at = time.monotonic(), message.done
             state.stage, state.done, state.total = message.stage, message.done, message.total
             state.job_state = "RUNNING"
         return
@@ -455,9 +457,10 @@ def redraw() -> None:
 
 def time_left(state: bpy.types.RetakeState) -> str:
     """In words, how long the running stage will take; "" while that cannot be said."""
-    if not state.done or state.done >= state.total:
+    done = state.done - _stage_began_at  # a take that is taken up again begins in its middle
+    if done <= 0 or state.done >= state.total:
         return ""
-    seconds = (time.monotonic() - state.started) * (state.total - state.done) / state.done
+    seconds = (time.monotonic() - state.started) * (state.total - state.done) / done
     return f"{seconds:.0f} s left" if seconds < 90 else f"{seconds / 60:.0f} min left"
 
 
