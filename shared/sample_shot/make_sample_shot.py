@@ -2,7 +2,7 @@
 
     PYTHON_WITH_BPY make_sample_shot.py --work /tmp/sample_shot [--samples 10] [--frames 0:81] [--only source]
 
-Needs the bpy wheel (5.0 or newer) and retake_shared; no downloads. Frames already in the work folder are kept, so that
+Needs the bpy wheel (4.5 or newer) and retake_shared; no downloads. Frames already in the work folder are kept, so that
 an interrupted run goes on where it stopped. The videos are encoded from those frames by `encode.py`.
 """
 
