@@ -104,6 +104,7 @@ class _Scene:
         self.plates: list[Plate] = []
         self.whole: Plate | None = None
         self.away = 0
+        self.unseen: dict[int, set[int]] = {}
 
     # --- preparation ---
 
@@ -173,6 +174,10 @@ class _Scene:
     def conclude(self) -> None:
         if self.away:
             self.notes.append(f"In {self.away} frames the camera sees nothing that the footage shows.")
+        names = self.request.edit.object_names
+        for number, frames in sorted(self.unseen.items()):
+            name = names.get(number, f"object {number}")
+            self.notes.append(f"{name} is missing in {len(frames)} frames: the footage does not show it at its moment.")
 
     # --- one frame ---
 
@@ -203,6 +208,8 @@ class _Scene:
         edit, tracks = self.request.edit, self.request.solve.tracks
         s = int(layer.frames[t])
         rows = layer.rows[edit.present[t, layer.rows]]
+        if not len(rows):
+            return STILL
         origin = edit.source_track[rows]
         uv, depth = self.surfaces.uv[s, origin], self.surfaces.depth[s, origin]
         good = depth > 0
@@ -230,6 +237,7 @@ class _Scene:
             Grid.over(self.width, self.height, self.surfaces.coarse),
         )
         behind = self._filled_depth(smooth)
+        depths = [behind]
         if self.plan.camera_unmoved[t] and layer.unmoved[t]:
             edited = tuple(
                 {other.source for other in self.plan.layers if not (other.unmoved[t] and other.present[t])}
@@ -239,27 +247,33 @@ class _Scene:
             rgb = picture.copy()
             depth = behind
         else:
-            rgb, hole, depth, behind = self._warped_background(s, t, motion, smooth, behind)
+            rgb, hole, depth, torn_open = self._warped_background(s, t, motion, smooth, behind)
+            depths = [behind] if torn_open is None else [torn_open, behind]
         if not layer.present[t]:
             hole[:] = True
         if not hole.any() or self.fill == "none":
             return _Canvas(rgb, depth, hole)
-        rgb, invented = self._filled(rgb, hole, behind, s, smooth, views[1])
+        rgb, invented = self._filled(rgb, hole, depths, s, smooth, views[1])
         return _Canvas(rgb, depth, invented)
 
     def _filled(
-        self, rgb: Picture, hole: NDArray[np.bool_], behind: Map, s: int, smooth: Inverse, view: tuple[Any, Any]
+        self, rgb: Picture, hole: NDArray[np.bool_], depths: list[Map], s: int, smooth: Inverse, view: tuple[Any, Any]
     ) -> tuple[Picture, NDArray[np.bool_]]:
-        """The background with its hole filled, and what of it no frame shows."""
+        """The background with its hole filled, and what of it no frame shows.
+
+        depths: guesses at how far lies what the hole shows, the likeliest first.
+        """
         ring = cv2.dilate(hole.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
         fill = rgb.copy()
-        unknown = fill_from_plates(self.plates, fill, ring, behind, view, self.source)
+        unknown = ring
+        for depth in depths:
+            unknown = fill_from_plates(self.plates, fill, unknown, depth, view, self.source)
         level_seam(fill, rgb, ring & ~hole & ~unknown, hole & ~unknown)
         invented = unknown & hole
         usable = ring & ~unknown
         if self.fill == "all" and invented.any():
             if self.whole is not None:
-                unknown = continue_plate(self.whole, fill, unknown, behind, view, self.source)
+                unknown = continue_plate(self.whole, fill, unknown, depths[-1], view, self.source)
                 usable = ring & ~unknown
             else:
                 unknown &= ~self._mirrored(fill, invented, s, smooth)
@@ -312,11 +326,11 @@ class _Scene:
 
     def _warped_background(
         self, s: int, t: int, motion: Motion, smooth: Inverse, behind: Map
-    ) -> tuple[Picture, NDArray[np.bool_], Map, Map]:
-        """The background of frame `s` as frame `t` shows it, its hole, its depth, and the depth with the hole filled."""
+    ) -> tuple[Picture, NDArray[np.bool_], Map, Map | None]:
+        """The background of frame `s` as frame `t` shows it, its hole, its depth, and what tears reveal."""
         cut = self.mattes.cut(s)
         measured = self.surfaces.measured(s)
-        depth = behind
+        depth, torn_open = behind, None
         inverse = smooth
         if measured is not None:
             measured = self._without_objects(measured, cut)
@@ -333,14 +347,14 @@ class _Scene:
             x_smooth = smooth.grid.to_picture(smooth.x, self.width, self.height)
             y_smooth = smooth.grid.to_picture(smooth.y, self.width, self.height)
             object_hole = cv2.remap(cut.astype(np.uint8), x_smooth - 0.5, y_smooth - 0.5, cv2.INTER_NEAREST) > 0
-            behind = np.where(valid | object_hole, behind, _far_side(depth, valid, behind))
-            depth = np.where(valid, depth, behind)
+            torn_open = np.where(valid | object_hole, behind, _far_side(depth, valid, behind))
+            depth = np.where(valid, depth, torn_open)
         rgb = np.asarray(
             cv2.remap(self.picture(s), x - 0.5, y - 0.5, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
         )
         inside = (x >= 0.5) & (y >= 0.5) & (x <= self.width - 0.5) & (y <= self.height - 0.5)
         hidden = cv2.remap(cut.astype(np.uint8), x - 0.5, y - 0.5, cv2.INTER_NEAREST, borderValue=0) > 0
-        return rgb.astype(np.uint8, copy=False), ~(valid & inside) | hidden, depth, behind
+        return rgb.astype(np.uint8, copy=False), ~(valid & inside) | hidden, depth, torn_open
 
     # --- objects ---
 
@@ -348,6 +362,7 @@ class _Scene:
         s = int(layer.frames[t])
         whole = self.hidden.whole(s, layer.source)
         if whole is None:
+            self.unseen.setdefault(layer.number, set()).add(t)
             return None
         inverse = invert(
             forward_map(self.surfaces.smooth(layer.source, s), motion, *self._views(s, t)),
@@ -399,14 +414,17 @@ class _LayerPicture:
 
 
 def _far_side(depth: Map, valid: NDArray[np.bool_], otherwise: Map) -> Map:
-    """Depth of what a torn surface reveals: the farthest of the known depths around, `otherwise` where none is near."""
+    """Depth of what a torn surface reveals: that of the farther side around, `otherwise` where nothing is near."""
     out = otherwise.copy()
     known = np.where(valid, depth, 0).astype(np.float32)
     distance = cv2.distanceTransform((~valid).astype(np.uint8), cv2.DIST_L2, 3)
-    for radius in (24, 12, 6, 3):
-        far = cv2.dilate(known, np.ones((2 * radius + 1,) * 2, np.uint8))
-        near = (distance < radius) & (far > 0)
-        out[near] = far[near]
+    for radius in (24, 12, 6):
+        size = (2 * radius + 1,) * 2
+        far = known > 0.8 * cv2.dilate(known, np.ones(size, np.uint8))
+        weight = cv2.blur((far & valid).astype(np.float32), size)
+        mean = cv2.blur(np.where(far, known, 0), size) / np.maximum(weight, 1e-6)
+        near = (distance < radius) & (weight > 1e-3)
+        out[near] = mean[near]
     return out
 
 

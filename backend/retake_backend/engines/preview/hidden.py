@@ -113,9 +113,9 @@ class HiddenParts:
         uv = uv[beside[uv[:, 1], uv[:, 0]]]
         near = np.zeros(matte.shape, np.uint8)
         near[uv[:, 1], uv[:, 0]] = 1
-        size = 8 * self.mattes.edge + 1
-        between = cv2.morphologyEx(near, cv2.MORPH_CLOSE, np.ones((2 * size + 1,) * 2, np.uint8))
-        return (cv2.dilate(between, np.ones((size, size), np.uint8)) > 0) & (matte < 8)
+        round_ = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (12 * self.mattes.edge + 1,) * 2)
+        between = cv2.morphologyEx(near, cv2.MORPH_CLOSE, round_)
+        return (cv2.dilate(between, round_[::2, ::2]) > 0) & (matte < 8)
 
     def _borrow(
         self, frame: int, other: int, number: int, picture: Picture, whole: Picture, unknown: Mask, only_shown: bool

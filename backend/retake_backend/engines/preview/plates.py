@@ -110,17 +110,42 @@ def fill_from_plates(
 def _shown_by(
     plate: Plate, rays: Map, z: Map, target: tuple[NDArray, NDArray], cameras: Cameras
 ) -> tuple[NDArray[np.int64], Map, Map]:
-    """Numbers (M,) of the `rays` (3, N) that the plate shows, and where: u, v (M,) px."""
-    u, v, plate_depth = _seen_from(plate, rays, z, target, cameras)
-    height, width = plate.shown.shape
-    with np.errstate(invalid="ignore"):
-        index = np.flatnonzero((u >= 0.5) & (v >= 0.5) & (u < width - 0.5) & (v < height - 0.5))
-    u, v = u[index], v[index]
-    good = plate.shown[v.astype(np.int32), u.astype(np.int32)]
-    if plate.surface is not None and len(index):
+    """Numbers (M,) of the `rays` (3, N) that the plate shows, and where: u, v (M,) px.
+
+    Where the plate's depth is known, the guessed depth of a ray is corrected until both agree.
+    """
+    index = np.arange(len(z))
+    found: list[tuple[NDArray[np.int64], Map, Map]] = []
+    for _ in range(1 if plate.surface is None else 4):
+        u, v, plate_depth = _seen_from(plate, rays, z, target, cameras)
+        height, width = plate.shown.shape
+        with np.errstate(invalid="ignore"):
+            inside = (u >= 0.5) & (v >= 0.5) & (u < width - 0.5) & (v < height - 0.5)
+        index, u, v, plate_depth, rays, z = (
+            index[inside],
+            u[inside],
+            v[inside],
+            plate_depth[inside],
+            rays[:, inside],
+            z[inside],
+        )
+        if not len(index):
+            break
+        shown = plate.shown[v.astype(np.int32), u.astype(np.int32)]
+        if plate.surface is None:
+            found.append((index[shown], u[shown], v[shown]))
+            break
         measured = plate.surface.grid.sample(plate.surface.disparity, u, v)
-        good &= (measured <= 0) | (np.abs(measured * plate_depth[index] - 1) < 0.06)
-    return index[good], u[good], v[good]
+        ratio = 1 / np.maximum(measured * plate_depth, 1e-6)
+        agrees = (measured <= 0) | (np.abs(ratio - 1) < 0.02)
+        found.append((index[agrees & shown], u[agrees & shown], v[agrees & shown]))
+        rest = ~agrees
+        ratio = np.clip(ratio[rest], 0.6, 1.6)
+        index, rays, z = index[rest], rays[:, rest] * ratio, z[rest] * ratio
+    if not found:
+        return np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.float32)
+    first, second, third = zip(*found, strict=True)
+    return np.concatenate(first), np.concatenate(second), np.concatenate(third)
 
 
 def continue_plate(

@@ -152,7 +152,7 @@ class Surfaces:
         for dy in (-1, 0, 1):
             for dx in (-1, 0, 1):
                 cy, cx = np.clip(base_y + dy, 0, height - 1), np.clip(base_x + dx, 0, width - 1)
-                unlike = np.abs(coarse[cy, cx] - fine).sum(1) + 15 * np.hypot(cy - y, cx - x)
+                unlike = np.abs(coarse[cy, cx] - fine).sum(1) + 40 * np.hypot(cy - y, cx - x)
                 unlike = np.where(disparity[cy, cx] > 0, unlike, np.inf)
                 better = unlike < best
                 best[better], chosen[better] = unlike[better], disparity[cy, cx][better]

@@ -78,7 +78,9 @@ def invert(forward: Forward, target: Grid, reach: int = 2) -> Inverse:
     near_place = near[around].astype(np.int32)
     asks = (disparity[near_place] > own_disparity * 1.02) | ~valid.ravel()[around]
     finder.find(around[asks], near_place[asks])
-    if not forward.torn.any():
+    if forward.torn.any():
+        _despeckle(x, y, depth, valid, target.step)
+    else:
         _mend(x, y, depth, valid)
     return Inverse(target, x, y, depth, valid)
 
@@ -93,6 +95,28 @@ def _mend(x: Map, y: Map, depth: Map, valid: NDArray[np.bool_]) -> None:
         mean = cv2.blur(np.where(valid, field, 0), (3, 3), borderType=cv2.BORDER_CONSTANT) / weight
         field[lone] = mean[lone]
     valid |= lone
+
+
+def _despeckle(x: Map, y: Map, depth: Map, valid: NDArray[np.bool_], step: float) -> None:
+    """Give single nodes that show another surface than nearly all around them the surface of those."""
+    known = np.where(valid, depth, 0).astype(np.float32)
+    median = cv2.medianBlur(known, 5)
+    speckle = valid & (median > 0) & (np.abs(known - median) > 0.08 * median)
+    if not speckle.any():
+        return
+    like = valid & (np.abs(known - median) <= 0.08 * median)
+    weight = cv2.blur(like.astype(np.float32), (5, 5), borderType=cv2.BORDER_CONSTANT)
+    speckle &= weight > 0.2
+    # The mean over a window belongs to the mean of its nodes; from there the map goes on about one to one.
+    columns, rows = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in valid.shape[::-1]))
+    means = [
+        cv2.blur(np.where(like, field, 0).astype(np.float32), (5, 5), borderType=cv2.BORDER_CONSTANT)[speckle]
+        / weight[speckle]
+        for field in (x, y, depth, columns, rows)
+    ]
+    right, down = columns[speckle] - means[3], rows[speckle] - means[4]
+    x[speckle], y[speckle] = means[0] + right * np.float32(step), means[1] + down * np.float32(step)
+    depth[speckle] = means[2]
 
 
 @dataclass
