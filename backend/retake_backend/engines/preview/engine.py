@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from retake_shared.errors import BadShot
+from retake_shared.errors import BadShot, Cancelled
 from retake_shared.shot import BACKGROUND
 
 from ..base import Progress, RenderedFrame, RenderRequest, Report
@@ -28,6 +28,7 @@ from .surfaces import Surface, Surfaces
 from .warp import Inverse, invert
 
 Picture = NDArray[np.uint8]
+Value = TypeVar("Value")
 FILLS = ("none", "frames", "all")
 GREY = 127
 WORKERS = 2
@@ -54,24 +55,40 @@ class PreviewEngine:
     def render(self, request: RenderRequest, report: Report) -> Iterator[RenderedFrame]:
         """Yield the frames of the request's range in order. Raises BadShot, BadFile, and what `report` raises."""
         self._notes = []
-        scene = _Scene(request, report, self._notes)
         start, stop = request.settings.frame_range(request.solve)
-        scene.prepare(start, stop)
+        stage = _Stage(Progress("reading tracks", 0, 1))
         with ThreadPoolExecutor(WORKERS, "preview") as workers:
-            ahead: deque[Future[RenderedFrame]] = deque()
             try:
+                scene = _watched(
+                    workers.submit(_Scene.prepared, request, stage, self._notes, start, stop), stage, report
+                )
+                ahead: deque[Future[RenderedFrame]] = deque()
                 for t in range(start, stop):
                     while len(ahead) <= WORKERS and t + len(ahead) < stop:
                         ahead.append(workers.submit(scene.render, t + len(ahead)))
-                    progress = Progress("rendering", t - start, stop - start)
-                    report(progress)
-                    while not wait([ahead[0]], timeout=0.3).done:
-                        report(progress)
-                    yield ahead.popleft().result()
+                    stage.progress = Progress("rendering", t - start, stop - start)
+                    yield _watched(ahead.popleft(), stage, report)
             finally:
+                stage.stopped = True
                 workers.shutdown(cancel_futures=True)
         report(Progress("rendering", stop - start, stop - start))
         scene.conclude()
+
+
+@dataclass
+class _Stage:
+    """What the workers are at, told to the artist by the thread that asked; stopped: they should give up."""
+
+    progress: Progress
+    stopped: bool = False
+
+
+def _watched(work: Future[Value], stage: _Stage, report: Report) -> Value:
+    """The result of `work`, with `report` called at least three times a second until it is there."""
+    report(stage.progress)
+    while not wait([work], timeout=0.3).done:
+        report(stage.progress)
+    return work.result()
 
 
 @dataclass
@@ -86,8 +103,15 @@ class _Canvas:
 class _Scene:
     """One request, with everything that its frames share."""
 
-    def __init__(self, request: RenderRequest, report: Report, notes: list[str]) -> None:
-        self.request, self.report, self.notes = request, report, notes
+    @classmethod
+    def prepared(cls, request: RenderRequest, stage: _Stage, notes: list[str], start: int, stop: int) -> _Scene:
+        """The scene, ready to render frames start .. stop - 1."""
+        scene = cls(request, stage, notes)
+        scene.prepare(start, stop)
+        return scene
+
+    def __init__(self, request: RenderRequest, stage: _Stage, notes: list[str]) -> None:
+        self.request, self.stage, self.notes = request, stage, notes
         self.reading = threading.Lock()
         footage, solve, edit = request.footage.footage, request.solve, request.edit
         self.fill = request.settings.options.get("fill", "all")
@@ -151,13 +175,14 @@ class _Scene:
         torn = out if measured.torn is None else measured.torn | out
         return Surface(measured.grid, np.where(out, 0, measured.disparity).astype(np.float32), torn)
 
-    def _ticker(self, stage: str, total: int) -> Any:
-        count = 0
+    def _ticker(self, name: str, total: int) -> Callable[[], None]:
+        """A function to call after each of `total` steps of the stage `name`."""
+        steps = iter(range(1, total + 1))
 
         def tick() -> None:
-            nonlocal count
-            count += 1
-            self.report(Progress(stage, min(count, total), total))
+            if self.stage.stopped:
+                raise Cancelled
+            self.stage.progress = Progress(name, next(steps, total), total)
 
         return tick
 
