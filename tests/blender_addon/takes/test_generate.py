@@ -417,3 +417,19 @@ def test_the_end_of_an_unknown_take_changes_nothing(video_shot):
     record = takes.JobRecord("nobody", "", RenderSettings(), 0, 1, state="failed", error="x", remedy="y")
     rendering.apply(TakeEnded(Path("/nowhere/take_001"), record))
     assert len(root.retake.takes) == 0
+
+
+def test_undo_while_rendering_loses_no_take(video_shot, monkeypatch):
+    root, solve = video_shot
+    name = root.name
+    slow(monkeypatch, seconds=0.2)
+    bpy.ops.ed.undo_push(message="before")
+    begin(root)
+    bpy.ops.ed.undo_push(message="Generate Take")
+    pump_until(lambda: bpy.data.objects[name].retake.takes[0].strip)
+    bpy.ops.ed.undo()
+    assert len(bpy.data.objects[name].retake.takes) == 0
+    pump_until(lambda: not rendering.busy(bpy.context))
+    take = the_take(bpy.data.objects[name])
+    assert take.state == "DONE"
+    assert len(the_strip(take).elements) == len(solve)

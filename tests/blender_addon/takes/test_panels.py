@@ -164,3 +164,22 @@ def test_every_operator_explains_itself_and_can_be_asked_without_a_shot(fresh_sc
         for prop in rna.properties:
             assert prop.name or prop.is_hidden or prop.identifier == "rna_type", f"{name}.{prop.identifier}"
         operator.poll()
+
+
+@pytest.mark.parametrize("place", ["OWN", "RUNNING"])
+def test_the_preferences(add_on, place):
+    from blender_addon import preferences
+
+    page = preferences.preferences(bpy.context)
+    page.place = place
+
+    class Drawn:
+        layout, bl_rna = Layout([]), page.bl_rna
+
+        def __getattr__(self, name):
+            return getattr(page, name)
+
+    preferences.RetakePreferences.draw(Drawn(), bpy.context)
+    assert any(text.startswith("Off") for text in Drawn.layout.texts)
+    assert preferences.backend_place(bpy.context).may_start == (place == "OWN")
+    page.place = "OWN"
