@@ -320,3 +320,13 @@ def test_a_root_of_scale_zero_is_told(shot):
     root.scale = (0, 0, 0)
     with pytest.raises(BadShot, match="scale"):
         readback.read_edit(bpy.context, root)
+
+
+def test_a_scene_that_changes_while_it_is_read_is_told(shot):
+    """In the window the artist may delete something between two frames of a long reading."""
+    root, _ = shot
+    steps = readback.read_steps(bpy.context, root)
+    next(steps)
+    bpy.context.scene.collection.objects.link(bpy.data.objects.new("new", None))
+    with pytest.raises(BadShot, match="changed while it was read"):
+        next(steps)
