@@ -20,6 +20,7 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+from av.video.reformatter import Interpolation
 from numpy.typing import NDArray
 from retake_shared.errors import BadFile, RetakeError
 from retake_shared.shot import Footage
@@ -36,6 +37,8 @@ _CACHE_BYTES = 384 << 20
 _JUMP = 48
 """How many pictures are decoded on the way to a later one before a seek is tried instead."""
 _KEPT_ON_THE_WAY = 8
+_EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+"""How YUV becomes RGB and back. The library's own choice is quicker by 3 ms a frame and 1 to 1.5 levels too dark."""
 
 
 def probe(path: str | Path, *, with_sha256: bool = False) -> Footage:
@@ -345,7 +348,7 @@ class _Video:
 
 
 def _picture(frame: Any) -> Picture:
-    picture = frame.to_ndarray(format="rgb24")
+    picture = frame.reformat(format="rgb24", interpolation=_EXACT).to_ndarray()
     turns = round(frame.rotation / 90) % 4  # counter-clockwise, as np.rot90 counts
     return np.ascontiguousarray(np.rot90(picture, turns)) if turns else np.ascontiguousarray(picture)
 
@@ -404,7 +407,7 @@ def _encode_video(path: Path, pictures: Iterable[Picture], fps: Fraction, qualit
             if (width, height) != (stream.width, stream.height):
                 raise RetakeError(f"picture {count} is {width}x{height}, the first {stream.width}x{stream.height}.")
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-            frame = frame.reformat(format=stream.pix_fmt, dst_colorspace="ITU709")
+            frame = frame.reformat(format=stream.pix_fmt, dst_colorspace="ITU709", interpolation=_EXACT)
             frame.pts, frame.time_base = count, 1 / fps
             container.mux(stream.encode(frame))
             count += 1

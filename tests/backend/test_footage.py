@@ -220,3 +220,25 @@ def test_real_clips(sample_data: Path) -> None:
     for name, (width, height, frames, fps) in expected.items():
         found = footage.probe(sample_data / "clips" / name)
         assert (found.width, found.height, found.frames, found.fps) == (width, height, frames, fps)
+
+
+def test_colours_are_those_of_the_standard(tmp_path: Path) -> None:
+    """Flat BT.709 colours, coded without loss, come out within rounding of the standard's own formula."""
+    codes = [(81, 90, 240), (145, 54, 34), (41, 240, 110), (126, 128, 128), (210, 100, 150)]
+    path = tmp_path / "colours.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=24, options={"qp": "0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.colorspace, stream.codec_context.color_range = 1, 1  # BT.709, limited
+        for index, (y, u, v) in enumerate(codes):
+            planes = np.concatenate([np.full(64 * 48, y), np.full(32 * 24, u), np.full(32 * 24, v)])
+            frame = av.VideoFrame.from_ndarray(planes.astype(np.uint8).reshape(72, 64), format="yuv420p")
+            frame.pts = index
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with FootageReader(path) as reader:
+        for index, (y, u, v) in enumerate(codes):
+            luma, blue, red = (y - 16) / 219, (u - 128) / 224, (v - 128) / 224
+            green = luma - (0.2126 * 1.5748 * red + 0.0722 * 1.8556 * blue) / 0.7152
+            true = np.clip(np.array([luma + 1.5748 * red, green, luma + 1.8556 * blue]) * 255, 0, 255)
+            assert np.abs(reader.frame(index).astype(float) - true).max() <= 1.0
