@@ -59,12 +59,9 @@ def read_steps(
         buffer = np.empty((len(everything), 4, 4), np.float32)  # matrices as Blender writes them: transposed
         for frame in range(frames):
             scene.frame_set(start + frame)
-            try:
-                everything.foreach_get("matrix_world", buffer.ravel())
-            except (TypeError, RuntimeError) as error:  # there are more or fewer objects than before
-                raise BadShot(
-                    "it changed while it was read.", scene.name, "Start again and leave it alone meanwhile."
-                ) from error
+            if len(everything) != len(buffer):  # foreach_get would not tell
+                raise BadShot("it changed while it was read.", scene.name, "Start again and leave it alone meanwhile.")
+            everything.foreach_get("matrix_world", buffer.ravel())
             positions[frame] = buffer[empties_at, 3, :3]
             handles[frame] = buffer[handles_at].swapaxes(1, 2)
             roots[frame], cameras[frame] = buffer[place[root]].T, buffer[place[target]].T
