@@ -23,6 +23,7 @@ from retake_shared.shot import Edit, RenderSettings, Solve
 
 from . import preferences, rendering, takes
 from .link import Link
+from .messages import Printer
 from .scene import footage_clip, objects, readback, shots
 from .takes import JobRecord
 
@@ -164,7 +165,7 @@ def _render(arguments: argparse.Namespace) -> int:
     link = Link(place)
     try:
         link.render(folder, record, job.solve, job.edit)
-        record = link.wait(folder, rendering.Printer())
+        record = link.wait(folder, Printer())
     finally:
         link.close()
         if record.state != "done" and folder != out:

@@ -8,29 +8,26 @@ one stopped.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import queue
 import threading
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from retake_shared import __version__, archive
-from retake_shared.client import BackendGone, BrokerInfo, Client, Event, JobSpec, StartFailed, VersionMismatch
-from retake_shared.errors import BadFile, Cancelled, RetakeError
-from retake_shared.protocol import FINAL, Refused
-from retake_shared.shot import Edit, Solve, Take, frame_name
+from retake_shared import __version__
+from retake_shared.client import BackendGone, Client, StartFailed, VersionMismatch
+from retake_shared.errors import Cancelled, RetakeError
+from retake_shared.protocol import Refused
+from retake_shared.shot import Edit, Solve
 
 from . import takes
+from .delivery import Delivery
 from .launch import Place
+from .messages import Backend, LinkMessage, TakeEnded
 from .takes import JobRecord
-from .thumbnail import read_thumbnail
 
 PATIENCE = 60.0
 """Seconds for which a take waits for a backend that went away and cannot be started from here."""
@@ -38,65 +35,10 @@ _RETRY = 1.0
 _MOST_RETURNS = 5
 _POLL = 0.05
 _IDLE = 0.5
-_PICTURES = 0.7
-
-
-@dataclass(frozen=True)
-class Backend:
-    """The backend's state has changed. state: off, starting, ready, lost (being reached again) or other_version."""
-
-    state: str = "off"
-    what: str = ""
-    remedy: str = ""
-    info: BrokerInfo | None = None
-
-
-@dataclass(frozen=True)
-class Progress:
-    """The take in `folder` is at done of total of `stage`."""
-
-    folder: Path
-    stage: str
-    done: int
-    total: int
-
-
-@dataclass(frozen=True)
-class FrameArrived:
-    """Footage frame `index` lies in the take's folder. picture: RGBA (h, w, 4), see `thumbnail`, now and then."""
-
-    folder: Path
-    index: int
-    picture: NDArray[np.float32] | None = None
-
-
-@dataclass(frozen=True)
-class TakeEnded:
-    """The take is done, failed or cancelled: see the record."""
-
-    folder: Path
-    record: JobRecord
-
-
-LinkMessage = Backend | Progress | FrameArrived | TakeEnded
 
 
 class _Closing(Exception):
     """Blender ends, or the add-on is switched off."""
-
-
-@dataclass
-class _Job:
-    folder: Path
-    record: JobRecord
-    solve: Solve | None
-    edit: Edit | None
-    retry: bool
-    seen: tuple[str, int] = ("", 0)
-    following: bool = False
-    returns: int = 0
-    cancel_sent: bool = False
-    description: bytes = b""
 
 
 class Link:
@@ -107,13 +49,13 @@ class Link:
         self.backend = Backend()
         self._messages: queue.SimpleQueue[LinkMessage] = queue.SimpleQueue()
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._jobs: deque[_Job] = deque()
+        self._jobs: deque[Delivery] = deque()
         self._to_cancel: list[str] = []
         self._cancelled: set[Path] = set()
         self._closing = threading.Event()
         self._client: Client | None = None
         self._wanted = False
-        self._lost_since = self._next_try = self._next_hello = self._next_picture = 0.0
+        self._lost_since = self._next_try = self._next_hello = 0.0
         self._thread = threading.Thread(target=self._run, name="Retake link", daemon=True)
         self._thread.start()
 
@@ -124,11 +66,14 @@ class Link:
 
         A take that the backend has already is followed from where it stands; one that failed there begins anew.
         """
-        self._requests.put(_Job(folder, record, solve, edit, retry=True))
+        self._deliver(folder, record, solve, edit, retry=True)
 
     def follow(self, folder: Path, record: JobRecord) -> None:
         """Go on with a take that an earlier Blender asked for; if it has failed meanwhile, say so."""
-        self._requests.put(_Job(folder, record, None, None, retry=False))
+        self._deliver(folder, record, None, None, retry=False)
+
+    def _deliver(self, folder: Path, record: JobRecord, solve: Solve | None, edit: Edit | None, retry: bool) -> None:
+        self._requests.put(Delivery(folder, record, solve, edit, retry, self._say, self._stop_if_asked))
 
     def cancel(self, folder: Path) -> None:
         """Stop the take in `folder`; `TakeEnded` tells when it has stopped."""
@@ -209,7 +154,7 @@ class Link:
         with contextlib.suppress(queue.Empty):
             request = self._requests.get(wait > 0, wait)
             while True:
-                if isinstance(request, _Job):
+                if isinstance(request, Delivery):
                     if all(job.folder != request.folder for job in self._jobs):  # a file opened again asks again
                         self._jobs.append(request)
                 else:
@@ -344,145 +289,22 @@ class Link:
             return
         job = self._jobs[0]
         if not job.following:
-            self._begin(client, job)
+            job.begin(client)
         if job.folder in self._cancelled and not job.cancel_sent:
             client.cancel(job.record.job)
             job.cancel_sent = True
         for event in client.poll(_POLL):
-            if event.job == job.record.job:
-                self._follow(client, job, event)
-                if event.final:
-                    break
+            if event.job == job.record.job and job.follow(client, event):
+                self._end(job, "done")
+                with contextlib.suppress(RetakeError):  # only spares the backend some disk
+                    client.release(job.record.job)
+                break
 
-    def _begin(self, client: Client, job: _Job) -> None:
-        """Bring the job to the backend, unless it has it, and ask for all that happens to it."""
-        known = client.job(job.record.job).state
-        if job.retry and known in ("failed", "cancelled"):
-            job.record, known = replace(job.record, job=uuid.uuid4().hex), "unknown"
-        job.retry = False
-        if known == "unknown":
-            self._write_inputs(job)
-            spec = self._send_inputs(client, job)
-            try:
-                client.submit(spec, job.record.job)
-            except Refused as refused:
-                if refused.reason != "missing_assets":
-                    raise
-                client.submit(self._send_inputs(client, job), job.record.job)
-        snapshot = client.subscribe(job.seen, job.record.job)
-        job.following = True
-        for state in snapshot.jobs:
-            if state.progress and state.state not in FINAL:
-                self._say(Progress(job.folder, *state.progress))
-
-    def _write_inputs(self, job: _Job) -> None:
-        if job.solve is None or job.edit is None:
-            self._write_record(job)
-            return
-        self._say(Progress(job.folder, "writing the edit", 0, 0))
-        solve, edit = archive.to_bytes(job.solve), archive.to_bytes(job.edit)
-        record = replace(
-            job.record,
-            solve_sha256=hashlib.sha256(solve).hexdigest(),
-            edit_sha256=hashlib.sha256(edit).hexdigest(),
-        )
-        try:
-            takes.write_file(job.folder / takes.EDIT_FILE, edit)
-            takes.write_solve(job.folder, solve, record.solve_sha256)
-        except OSError as error:
-            raise takes.cannot_write(job.folder, error) from error
-        job.record, job.solve, job.edit = record, None, None
-        self._write_record(job)
-
-    def _write_record(self, job: _Job) -> None:
-        try:
-            takes.write_record(job.folder, job.record)
-        except OSError as error:
-            raise takes.cannot_write(job.folder, error) from error
-
-    def _send_inputs(self, client: Client, job: _Job) -> JobSpec:
-        footage = Path(job.record.footage)
-
-        def moved(stage: str) -> Any:
-            def tell(done: int, total: int) -> None:
-                self._stop_if_asked(job)
-                self._say(Progress(job.folder, stage, done, total))
-
-            return tell
-
-        self._say(Progress(job.folder, "reading the footage", 0, 0))
-        spec = JobSpec(
-            footage_sha256=client.ensure_asset(footage, moved("sending the footage")),
-            footage_name=footage.name,
-            solve_sha256=client.ensure_asset(job.folder / takes.SOLVE_FILE, moved("sending the solve")),
-            edit_sha256=client.ensure_asset(job.folder / takes.EDIT_FILE, moved("sending the edit")),
-            settings=job.record.settings,
-        )
-        self._stop_if_asked(job)
-        return spec
-
-    def _stop_if_asked(self, job: _Job) -> None:
+    def _stop_if_asked(self, folder: Path) -> None:
         if self._closing.is_set():
             raise _Closing
-        if job.folder in self._cancelled:
+        if folder in self._cancelled:
             raise Cancelled
-
-    def _follow(self, client: Client, job: _Job, event: Event) -> None:
-        if event.sequence:
-            job.seen = (event.epoch, event.sequence)
-        data = event.data
-        if event.kind == "progress":
-            self._say(Progress(job.folder, str(data["stage"]), int(data["done"]), int(data["total"])))
-        elif event.kind == "queued":
-            self._say(Progress(job.folder, "waiting for the backend", 0, 0))
-        elif event.kind == "frame":
-            self._fetch(client, job, data)
-        elif event.kind == "done":
-            self._finish(client, job)
-        elif event.kind == "failed":
-            self._fail(RetakeError(str(data.get("what", "")), str(data.get("where", "")), str(data.get("remedy", ""))))
-        elif event.kind == "cancelled":
-            self._end(job, "cancelled")
-
-    def _fetch(self, client: Client, job: _Job, data: dict[str, Any]) -> None:
-        kind, sha256 = data["kind"], data["sha256"]
-        try:
-            if kind == "take":
-                job.description = client.fetch_bytes(sha256)
-                return
-            index = int(data["index"])
-            if not job.record.start <= index < job.record.stop:
-                raise RetakeError(
-                    f"the backend sent frame {index}, which was not asked for.", "", "Update the backend."
-                )
-            target = job.folder / (frame_name(index) if kind == "rgb" else f"holes_{index:05d}.png")
-            if not _same_file(target, sha256):
-                client.fetch(sha256, target)
-        except Refused as refused:
-            if refused.reason != "no_asset":
-                raise
-            remedy = "Render the take again; the same seed gives the same frames."
-            raise RetakeError("the backend no longer keeps this take's frames.", "", remedy) from refused
-        if kind == "rgb":
-            picture = None
-            if time.monotonic() >= self._next_picture:
-                picture = read_thumbnail(target)
-                self._next_picture = time.monotonic() + _PICTURES
-            self._say(FrameArrived(job.folder, index, picture))
-
-    def _finish(self, client: Client, job: _Job) -> None:
-        try:
-            Take.from_json(takes.json_object(job.description, "take.json"))
-            missing = set(range(job.record.start, job.record.stop)) - takes.frame_files(job.folder).keys()
-            if missing:
-                raise RetakeError(f"{len(missing)} frames are missing, the first is {min(missing)}.", str(job.folder),
-                                  "Continue the take.")  # fmt: skip
-            takes.write_file(job.folder / takes.TAKE_FILE, job.description)
-        except OSError as error:
-            raise takes.cannot_write(job.folder, error) from error
-        self._end(job, "done")
-        with contextlib.suppress(RetakeError):  # only spares the backend some disk
-            client.release(job.record.job)
 
     def _fail(self, error: RetakeError) -> None:
         """End the take that is in hand as failed, if there is one."""
@@ -503,7 +325,7 @@ class Link:
             self._to_cancel.append(job.record.job)
             self._end(job, "cancelled")
 
-    def _end(self, job: _Job, state: str, error: str = "", remedy: str = "") -> None:
+    def _end(self, job: Delivery, state: str, error: str = "", remedy: str = "") -> None:
         self._jobs.remove(job)
         self._cancelled.discard(job.folder)
         record = replace(job.record, state=state, error=error, remedy=remedy)
@@ -511,12 +333,3 @@ class Link:
         with contextlib.suppress(OSError):
             takes.write_record(job.folder, record)
         self._say(TakeEnded(job.folder, record))
-
-
-def _same_file(path: Path, sha256: str) -> bool:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest() == sha256
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise BadFile(f"cannot be read ({error.strerror}).", str(path), "Check the folder.") from error

@@ -19,7 +19,8 @@ from retake_shared.errors import BadShot, RetakeError
 from retake_shared.shot import Edit, RenderSettings, Solve
 
 from . import preferences, takes
-from .link import Backend, FrameArrived, Link, LinkMessage, Progress
+from .link import Link
+from .messages import Backend, FrameArrived, LinkMessage, Printer, Progress
 from .scene import sequencer
 from .takes import JobRecord, TakeOnDisk
 
@@ -200,27 +201,6 @@ def wait(context: bpy.types.Context, folder: Path) -> JobRecord:
         printer(message)
 
     return link(context).wait(folder, hear)
-
-
-class Printer:
-    """Prints what the link says: each new stage and then a line a second, and what becomes of the backend."""
-
-    def __init__(self) -> None:
-        self._line, self._stage, self._told = "", "", 0.0
-
-    def __call__(self, message: LinkMessage) -> None:
-        if isinstance(message, Backend):
-            self._print(f"backend: {message.state.replace('_', ' ')}{message.what and f', {message.what}'}")
-        elif isinstance(message, Progress):
-            now = time.monotonic()
-            if message.stage != self._stage or message.done == message.total or now - self._told >= 1:
-                self._stage, self._told = message.stage, now
-                self._print(f"{message.stage} {message.done}/{message.total}" if message.total else message.stage)
-
-    def _print(self, line: str) -> None:
-        if line != self._line:
-            self._line = line
-            print(f"Retake: {line}", flush=True)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -14,7 +14,7 @@ from retake_shared import archive
 from retake_shared.shot import RenderSettings
 
 from blender_addon import rendering, takes
-from blender_addon.link import TakeEnded
+from blender_addon.messages import TakeEnded
 from blender_addon.scene import objects, readback, restore, sequencer, shots
 
 

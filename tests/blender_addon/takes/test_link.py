@@ -16,7 +16,8 @@ from retake_shared.shot import frame_name
 
 from blender_addon import takes
 from blender_addon.launch import Place, backend_command
-from blender_addon.link import Backend, FrameArrived, Link, Progress, TakeEnded
+from blender_addon.link import Link
+from blender_addon.messages import Backend, FrameArrived, Progress, TakeEnded
 
 
 @pytest.fixture

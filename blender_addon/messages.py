@@ -1,0 +1,74 @@
+"""What the link tells Blender's main thread."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from retake_shared.client import BrokerInfo
+
+from .takes import JobRecord
+
+
+@dataclass(frozen=True)
+class Backend:
+    """The backend's state has changed. state: off, starting, ready, lost (being reached again) or other_version."""
+
+    state: str = "off"
+    what: str = ""
+    remedy: str = ""
+    info: BrokerInfo | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The take in `folder` is at done of total of `stage`."""
+
+    folder: Path
+    stage: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class FrameArrived:
+    """Footage frame `index` lies in the take's folder. picture: RGBA (h, w, 4), see `thumbnail`, now and then."""
+
+    folder: Path
+    index: int
+    picture: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class TakeEnded:
+    """The take is done, failed or cancelled: see the record."""
+
+    folder: Path
+    record: JobRecord
+
+
+LinkMessage = Backend | Progress | FrameArrived | TakeEnded
+
+
+class Printer:
+    """Prints what the link says: each new stage and then a line a second, and what becomes of the backend."""
+
+    def __init__(self) -> None:
+        self._line, self._stage, self._told = "", "", 0.0
+
+    def __call__(self, message: LinkMessage) -> None:
+        if isinstance(message, Backend):
+            self._print(f"backend: {message.state.replace('_', ' ')}{message.what and f', {message.what}'}")
+        elif isinstance(message, Progress):
+            now = time.monotonic()
+            if message.stage != self._stage or message.done == message.total or now - self._told >= 1:
+                self._stage, self._told = message.stage, now
+                self._print(f"{message.stage} {message.done}/{message.total}" if message.total else message.stage)
+
+    def _print(self, line: str) -> None:
+        if line != self._line:
+            self._line = line
+            print(f"Retake: {line}", flush=True)
