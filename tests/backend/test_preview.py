@@ -311,11 +311,31 @@ def test_camera_that_looks_away_gives_flat_grey_and_a_word(walk: tuple) -> None:
     assert "sees nothing" in engine.notes()[0]
 
 
-def test_everything_removed_is_all_hole(walk: tuple) -> None:
-    _, _, footage, solve = walk
+def test_everything_removed_leaves_the_bare_wall(walk: tuple) -> None:
+    boards, cameras, footage, solve = walk
     edit = Edit.identity(solve)
     frame = scenes.render(footage, solve, replace(edit, present=np.zeros_like(edit.present)), frames=(2, 3))[0]
-    assert frame.rgb.shape == footage.frame(2).shape
+    truth, _ = scenes.ray_cast(boards[:1], cameras, 2)
+    assert psnr(frame.rgb, truth, frame.holes == 0) > 33
+    assert (frame.holes == 0).mean() > 0.95
+
+
+def test_object_grouped_by_the_artist_needs_no_mask(walk: tuple) -> None:
+    """The solve's masks know nothing of an object that was grouped later; its tracks say where it is."""
+    boards, cameras, footage, solve = walk
+    objects = np.where(solve.tracks.objects == 1, 5, 0)
+    solve = Solve(
+        cameras,
+        replace(solve.tracks, objects=objects),
+        masks=np.zeros_like(solve.masks),
+        object_names={0: "background", 5: "mine"},
+    )
+    offset = np.array([0.3, 0.2, 0.0])
+    truth_boards = [boards[0], replace(boards[1], centre=boards[1].centre + offset)]
+    for frame in scenes.render(footage, solve, scenes.translate(Edit.identity(solve), 5, offset), frames=(4, 7)):
+        truth, number = scenes.ray_cast(truth_boards, cameras, frame.index)
+        assert psnr(frame.rgb, truth, inner(number, 1, 3)) > 30
+        assert psnr(frame.rgb, truth) > 26
 
 
 def test_cameras_alone_turn_exactly_and_say_that_depth_is_missing() -> None:

@@ -6,9 +6,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -17,20 +17,18 @@ from retake_shared.errors import BadShot, Cancelled
 from retake_shared.shot import BACKGROUND
 
 from ..base import Progress, RenderedFrame, RenderRequest, Report
-from .grids import Grid, Map, remap_points
+from .background import FILLS, GREY, Background, Canvas
+from .grids import Grid, Map
 from .hidden import HiddenParts
-from .inpaint import patch_fill, push_pull
 from .mattes import Mattes
 from .motion import STILL, Motion, fit_motion, forward_map
 from .plan import Layer, Plan, make_plan
-from .plates import Plate, chosen_frames, continue_plate, fill_from_plates, is_static, level_seam, median_plate
-from .surfaces import Surface, Surfaces
+from .plates import chosen_frames, is_static
+from .surfaces import Surfaces
 from .warp import Inverse, invert
 
 Picture = NDArray[np.uint8]
 Value = TypeVar("Value")
-FILLS = ("none", "frames", "all")
-GREY = 127
 WORKERS = 2
 """Frames in the making at once; most of the work is in numpy and OpenCV, which run side by side."""
 
@@ -91,15 +89,6 @@ def _watched(work: Future[Value], stage: _Stage, report: Report) -> Value:
     return work.result()
 
 
-@dataclass
-class _Canvas:
-    """The picture as it grows, back to front. depth: (H, W) of what is shown; invented: nothing in the footage."""
-
-    rgb: Picture
-    depth: Map
-    invented: NDArray[np.bool_]
-
-
 class _Scene:
     """One request, with everything that its frames share."""
 
@@ -125,8 +114,8 @@ class _Scene:
         self.mattes = Mattes(solve, self.surfaces, self.picture)
         self.hidden = HiddenParts(self.mattes, self.surfaces, self.picture)
         self.plan: Plan = make_plan(solve, edit, self.source, self.target, self.mattes.numbers)
-        self.plates: list[Plate] = []
-        self.whole: Plate | None = None
+        cameras = (self.source, self.target)
+        self.background = Background(cameras, self.picture, self.surfaces, self.mattes, self.fill)
         self.away = 0
         self.unseen: dict[int, set[int]] = {}
 
@@ -143,37 +132,7 @@ class _Scene:
         depths = self.surfaces.depth[self.surfaces.visible]
         static = is_static(self.source, float(np.quantile(depths, 0.02)) if len(depths) else 1.0)
         self.mattes.learn(chosen_frames(0, frames, 16), static, self._ticker("learning the objects", 49))
-        if self.fill == "none":
-            return
-        if static:
-            chosen = chosen_frames(0, frames, max(3, min(24, (768 << 20) // (self.width * self.height * 3))))
-            tick = self._ticker("reading the background", len(chosen))
-            plate = median_plate(chosen, self.picture, self.mattes.cut, tick)
-            plate = replace(plate, surface=self._background_depth(plate.frame))
-            if self.fill == "all":
-                # Filled once for the whole shot, so that what is invented stands still in the world.
-                filled = patch_fill(plate.rgb, ~plate.shown, self._ticker("inventing what is never seen", 25))
-                plate = self.whole = replace(plate, rgb=filled)
-            self.plates = [plate]
-        else:
-            chosen = chosen_frames(0, frames, max(3, min(16, (512 << 20) // (self.width * self.height * 3))))
-            tick = self._ticker("reading the background", len(chosen))
-            for frame in chosen:
-                shown = ~self.mattes.cut(frame)
-                self.plates.append(Plate(frame, self.picture(frame), shown, self.surfaces.measured(frame)))
-                tick()
-
-    def _background_depth(self, frame: int) -> Surface | None:
-        """The frame's measured depth with objects taken out, or None."""
-        measured = self.surfaces.measured(frame)
-        return None if measured is None else self._without_objects(measured, self.mattes.cut(frame))
-
-    def _without_objects(self, measured: Surface, cut: NDArray[np.bool_]) -> Surface:
-        """The surface with what lies under `cut` (H, W) torn out, its disparity 0."""
-        size = (measured.grid.columns, measured.grid.rows)
-        out = cv2.resize(cut.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-        torn = out if measured.torn is None else measured.torn | out
-        return Surface(measured.grid, np.where(out, 0, measured.disparity).astype(np.float32), torn)
+        self.background.prepare(frames, static, self._ticker)
 
     def _ticker(self, name: str, total: int) -> Callable[[], None]:
         """A function to call after each of `total` steps of the stage `name`."""
@@ -209,7 +168,8 @@ class _Scene:
     def render(self, t: int) -> RenderedFrame:
         if self.plan.identity[t]:
             return RenderedFrame(t, self.picture(t).copy(), np.zeros((self.height, self.width), np.uint8))
-        canvas = self._background(t)
+        wall = self.plan.layers[0]
+        canvas = self.background.render(int(wall.frames[t]), t, self._motion(wall, t), self._leaving(wall, t))
         layers = [
             (layer, self._motion(layer, t))
             for layer in self.plan.layers
@@ -248,138 +208,12 @@ class _Scene:
             tracks.positions[s, origin[good]], edit.positions[t, rows[good]], uv[good], weights, distance, grid
         )
 
-    def _views(self, s: int, t: int) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
-        return (self.source.c2w[s], self.source.K[s]), (self.target.c2w[t], self.target.K[t])
-
-    def _background(self, t: int) -> _Canvas:
-        layer = self.plan.layers[0]
-        s = int(layer.frames[t])
-        picture = self.picture(s)
-        motion = self._motion(layer, t)
-        views = self._views(s, t)
-        smooth = invert(
-            forward_map(self.surfaces.smooth(BACKGROUND, s), motion, *views),
-            Grid.over(self.width, self.height, self.surfaces.coarse),
-        )
-        behind = self._filled_depth(smooth)
-        depths = [behind]
-        if self.plan.camera_unmoved[t] and layer.unmoved[t]:
-            edited = tuple(
-                {other.source for other in self.plan.layers if not (other.unmoved[t] and other.present[t])}
-                | self._unshown()
-            )
-            hole = self.mattes.cut(s, edited)
-            rgb = picture.copy()
-            depth = behind
-        else:
-            rgb, hole, depth, torn_open = self._warped_background(s, t, motion, smooth, behind)
-            depths = [behind] if torn_open is None else [torn_open, behind]
-        if not layer.present[t]:
-            hole[:] = True
-        if not hole.any() or self.fill == "none":
-            return _Canvas(rgb, depth, hole)
-        rgb, invented = self._filled(rgb, hole, depths, s, smooth, views[1])
-        return _Canvas(rgb, depth, invented)
-
-    def _filled(
-        self, rgb: Picture, hole: NDArray[np.bool_], depths: list[Map], s: int, smooth: Inverse, view: tuple[Any, Any]
-    ) -> tuple[Picture, NDArray[np.bool_]]:
-        """The background with its hole filled, and what of it no frame shows.
-
-        depths: guesses at how far lies what the hole shows, the likeliest first.
-        """
-        ring = cv2.dilate(hole.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
-        fill = rgb.copy()
-        unknown = ring
-        for depth in depths:
-            unknown = fill_from_plates(self.plates, fill, unknown, depth, view, self.source)
-        level_seam(fill, rgb, ring & ~hole & ~unknown, hole & ~unknown)
-        invented = unknown & hole
-        usable = ring & ~unknown
-        if self.fill == "all" and invented.any():
-            if self.whole is not None:
-                unknown = continue_plate(self.whole, fill, unknown, depths[-1], view, self.source)
-                usable = ring & ~unknown
-            else:
-                unknown &= ~self._mirrored(fill, invented, s, smooth)
-            fill = push_pull(fill, unknown & hole)
-        out = np.where(hole[..., None], fill, rgb)
-        rim = usable & ~hole
-        blend = cv2.GaussianBlur(hole.astype(np.float32), (0, 0), 1.0)[rim][:, None]
-        out[rim] = np.rint(rgb[rim] + blend * (fill[rim].astype(np.float32) - rgb[rim])).astype(np.uint8)
-        return out, invented
-
-    def _mirrored(self, fill: Picture, wanted: NDArray[np.bool_], s: int, smooth: Inverse) -> NDArray[np.bool_]:
-        """Continue source frame `s` beyond its borders by its mirror image, in `fill`; returns where that was done."""
-        rows, columns = np.nonzero(wanted)
-        fields = np.dstack([smooth.x - np.float32(0.5), smooth.y - np.float32(0.5), smooth.valid.astype(np.float32)])
-        x, y, lands = smooth.grid.sample(fields, columns + 0.5, rows + 0.5).T
-        right, bottom = self.width - 1, self.height - 1
-        use = ((x < 0) | (y < 0) | (x > right) | (y > bottom)) & (lands > 0.99)
-        use &= (np.abs(x - right / 2) < right) & (np.abs(y - bottom / 2) < bottom)
-        rows, columns, x, y = rows[use], columns[use], np.abs(x[use]), np.abs(y[use])
-        x, y = np.where(x > right, 2 * right - x, x), np.where(y > bottom, 2 * bottom - y, y)
-        clean = ~self.mattes.cut(s)[np.rint(y).astype(int), np.rint(x).astype(int)]
-        here = np.zeros_like(wanted)
-        here[rows[clean], columns[clean]] = True
-        if clean.any():
-            fill[here] = remap_points(self.picture(s), x[clean], y[clean], cv2.INTER_CUBIC)
-        return here
-
-    def _unshown(self) -> set[int]:
-        shown = {layer.source for layer in self.plan.layers}
-        return set(self.mattes.numbers) - shown
-
-    def _filled_depth(self, inverse: Inverse) -> Map:
-        """The inverse's depth at every pixel, continued where nothing lands."""
-        disparity = np.where(inverse.valid, 1 / np.maximum(inverse.depth, 1e-9), 0).astype(np.float32)
-        if not inverse.valid.any():
-            return np.full((self.height, self.width), 1e9, np.float32)
-        if not inverse.valid.all():
-            weight = inverse.valid.astype(np.float32)
-            total, known = disparity.copy(), weight.copy()
-            sigma = 1.0
-            while (known < 1e-3).any() and sigma < 200:
-                sigma *= 2
-                wide = cv2.blur(disparity, (int(2 * sigma) | 1,) * 2, borderType=cv2.BORDER_CONSTANT)
-                wide_weight = cv2.blur(weight, (int(2 * sigma) | 1,) * 2, borderType=cv2.BORDER_CONSTANT)
-                fresh = (known < 1e-3) & (wide_weight > 1e-3)
-                total[fresh], known[fresh] = wide[fresh], wide_weight[fresh]
-            disparity = np.asarray(total / np.maximum(known, 1e-6), np.float32)
-        full = inverse.grid.to_picture(disparity, self.width, self.height)
-        return np.asarray(1 / np.maximum(full, 1e-9), np.float32)
-
-    def _warped_background(
-        self, s: int, t: int, motion: Motion, smooth: Inverse, behind: Map
-    ) -> tuple[Picture, NDArray[np.bool_], Map, Map | None]:
-        """The background of frame `s` as frame `t` shows it, its hole, its depth, and what tears reveal."""
-        cut = self.mattes.cut(s)
-        measured = self.surfaces.measured(s)
-        depth, torn_open = behind, None
-        inverse = smooth
-        if measured is not None:
-            measured = self._without_objects(measured, cut)
-            inverse = invert(
-                forward_map(measured, motion, *self._views(s, t)),
-                Grid.over(self.width, self.height, self.surfaces.fine),
-            )
-        x = inverse.grid.to_picture(inverse.x, self.width, self.height)
-        y = inverse.grid.to_picture(inverse.y, self.width, self.height)
-        valid = inverse.grid.to_picture(inverse.valid.astype(np.float32), self.width, self.height) > 0.99
-        if measured is not None:
-            depth = inverse.grid.to_picture(inverse.depth, self.width, self.height)
-            # Behind an object the smooth surface goes on; what else is missing was torn open.
-            x_smooth = smooth.grid.to_picture(smooth.x, self.width, self.height)
-            y_smooth = smooth.grid.to_picture(smooth.y, self.width, self.height)
-            object_hole = cv2.remap(cut.astype(np.uint8), x_smooth - 0.5, y_smooth - 0.5, cv2.INTER_NEAREST) > 0
-            torn_open = np.where(valid | object_hole, behind, _far_side(depth, valid, behind))
-            depth = np.where(valid, depth, torn_open)
-        rgb = np.asarray(
-            cv2.remap(self.picture(s), x - 0.5, y - 0.5, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
-        )
-        inside = (x >= 0.5) & (y >= 0.5) & (x <= self.width - 0.5) & (y <= self.height - 0.5)
-        hidden = cv2.remap(cut.astype(np.uint8), x - 0.5, y - 0.5, cv2.INTER_NEAREST, borderValue=0) > 0
-        return rgb.astype(np.uint8, copy=False), ~(valid & inside) | hidden, depth, torn_open
+    def _leaving(self, wall: Layer, t: int) -> tuple[int, ...] | None:
+        """The objects that leave their places in a background that itself stays as it is; None where it does not."""
+        if not (self.plan.camera_unmoved[t] and wall.unmoved[t]):
+            return None
+        staying = {layer.source for layer in self.plan.layers if layer.unmoved[t] and layer.present[t]}
+        return tuple(n for n in self.mattes.numbers if n not in staying)
 
     # --- objects ---
 
@@ -390,7 +224,7 @@ class _Scene:
             self.unseen.setdefault(layer.number, set()).add(t)
             return None
         inverse = invert(
-            forward_map(self.surfaces.smooth(layer.source, s), motion, *self._views(s, t)),
+            forward_map(self.surfaces.smooth(layer.source, s), motion, *self.background.views(s, t)),
             Grid.over(self.width, self.height, self.surfaces.coarse),
         )
         box = _box_of(inverse, whole.matte)
@@ -426,7 +260,7 @@ class _LayerPicture:
         solid = self.depth[self.alpha > 0.5]
         return float(np.median(solid)) if len(solid) else 0.0
 
-    def over(self, canvas: _Canvas) -> None:
+    def over(self, canvas: Canvas) -> None:
         rows = slice(self.corner[1], self.corner[1] + self.alpha.shape[0])
         columns = slice(self.corner[0], self.corner[0] + self.alpha.shape[1])
         # A surface slightly behind is not hidden: the layers' depths are estimates, their order in the footage a fact.
@@ -436,21 +270,6 @@ class _LayerPicture:
         solid = alpha > 0.5
         canvas.depth[rows, columns][solid] = self.depth[solid]
         canvas.invented[rows, columns][solid] = self.invented[solid]
-
-
-def _far_side(depth: Map, valid: NDArray[np.bool_], otherwise: Map) -> Map:
-    """Depth of what a torn surface reveals: that of the farther side around, `otherwise` where nothing is near."""
-    out = otherwise.copy()
-    known = np.where(valid, depth, 0).astype(np.float32)
-    distance = cv2.distanceTransform((~valid).astype(np.uint8), cv2.DIST_L2, 3)
-    for radius in (24, 12, 6):
-        size = (2 * radius + 1,) * 2
-        far = known > 0.8 * cv2.dilate(known, np.ones(size, np.uint8))
-        weight = cv2.blur((far & valid).astype(np.float32), size)
-        mean = cv2.blur(np.where(far, known, 0), size) / np.maximum(weight, 1e-6)
-        near = (distance < radius) & (weight > 1e-3)
-        out[near] = mean[near]
-    return out
 
 
 def _box_of(inverse: Inverse, matte: Picture) -> tuple[int, int, int, int] | None:

@@ -29,9 +29,10 @@ class Mattes:
         self.solve, self.surfaces, self.picture = solve, surfaces, picture
         self.width, self.height = surfaces.cameras.width, surfaces.cameras.height
         numbers = set(np.unique(solve.tracks.objects).tolist())
-        if solve.masks is not None:
-            numbers |= set(np.unique(solve.masks).tolist())
+        masked = set() if solve.masks is None else set(np.unique(solve.masks).tolist())
+        numbers |= masked
         self.numbers = sorted(int(n) for n in numbers - {BACKGROUND})
+        self.unmasked = set(self.numbers) - masked  # what the artist grouped has no mask
         self.frame = lru_cache(maxsize=48)(self._frame)
         size = max(self.width, self.height)
         self.grid = Grid.over(self.width, self.height, max(1.0, size / 336))
@@ -41,7 +42,7 @@ class Mattes:
         self._colours: Map | None = None
         self._behind: NDArray[np.int16] | None = None
         self._behind_known: NDArray[np.bool_] | None = None
-        if solve.masks is None and self.numbers:
+        if self.unmasked:
             self._weights = _witness_weights(solve, surfaces)
             self._reach = _extents(solve, surfaces)
 
@@ -49,9 +50,11 @@ class Mattes:
         """Matte (H, W) uint8 of every object that the frame shows."""
         if not self.numbers:
             return {}
-        if self.solve.masks is not None:
-            return self._from_masks(frame)
-        return self._from_tracks(frame)
+        mattes = self._from_masks(frame)
+        if self.unmasked:
+            taken = np.max(list(mattes.values()), axis=0) if mattes else np.uint8(0)
+            mattes.update({n: np.minimum(m, 255 - taken) for n, m in self._from_tracks(frame).items()})
+        return mattes
 
     def cut(self, frame: int, numbers: tuple[int, ...] | None = None) -> NDArray[np.bool_]:
         """Where these objects (all, by default) and their soft edge lie: no pixel there is clean background."""
@@ -63,21 +66,22 @@ class Mattes:
         return cv2.dilate(out.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))) > 0
 
     def _from_masks(self, frame: int) -> dict[int, Picture]:
-        assert self.solve.masks is not None
+        out: dict[int, Picture] = {}
+        if self.solve.masks is None:
+            return out
         mask = self.solve.masks[frame]
-        out = {}
-        for number in self.numbers:
+        for number in set(self.numbers) - self.unmasked:
             own = (mask == number).astype(np.uint8) * 255
             if own.any():
                 sized = cv2.resize(own, (self.width, self.height), interpolation=cv2.INTER_LINEAR)
-                out[number] = cv2.GaussianBlur(sized, (0, 0), 0.6)
-        return out  # type: ignore[return-value]
+                out[number] = np.asarray(cv2.GaussianBlur(sized, (0, 0), 0.6), np.uint8)
+        return out
 
     # --- without masks: witnesses (tracks), colours, and what a static camera sees behind ---
 
     def learn(self, frames: list[int], static: bool, tick: Callable[[], None]) -> None:
         """Learn the colours of objects and background from these frames, and what a static camera sees behind."""
-        if self.solve.masks is not None or not self.numbers:
+        if not self.unmasked:
             return
         pictures = [self._small(frame) for frame in frames]
         witnesses = [self._near_witnesses(frame) for frame in frames]
@@ -136,7 +140,7 @@ class Mattes:
         """By which part of its own size a cell of `coarse` lies too far from the object's tracks to belong to it."""
         x, y = self.coarse.nodes()
         own = self.surfaces.uv[frame, self.surfaces.visible[frame] & (self.solve.tracks.objects == number)]
-        reach = self._reach[number]
+        reach = self._reach.get(number, np.inf)
         if not len(own):
             return np.full_like(x, 2.0)
         if np.isinf(reach):
@@ -210,10 +214,12 @@ class Mattes:
         share = self._share(frame, self._small(frame))
         count = self._count(frame, self.grid)
         for index, number in enumerate(self.numbers, 1):
-            if np.isfinite(self._reach[number]):
+            if np.isfinite(self._reach.get(number, np.inf)):
                 _trim(share, index, self._reach[number] / self.grid.step)
         out = {}
         for index, number in enumerate(self.numbers, 1):
+            if number not in self.unmasked:
+                continue
             own = _with_witnesses(share[..., index], 1 - share[..., 0], count[..., index] > 0)
             matte = np.clip((self.grid.to_picture(own, self.width, self.height) - 0.25) / 0.5, 0, 1)
             if (matte > 0.5).any():
