@@ -21,7 +21,7 @@ from retake_shared import edit_script, fitting, formats
 from retake_shared.errors import RetakeError
 from retake_shared.shot import Edit, RenderSettings, Solve
 
-from . import preferences, rendering, takes
+from . import preferences, rendering, take_list, takes
 from .link import Link
 from .messages import Printer
 from .scene import footage_clip, objects, readback, shots
@@ -189,11 +189,11 @@ def _render(arguments: argparse.Namespace) -> int:
 def _from_scene(arguments: argparse.Namespace) -> _Job:
     context = bpy.context
     if arguments.shot:
-        root = next((root for root in rendering.shots() if root.name == arguments.shot), None)
+        root = next((root for root in take_list.shots() if root.name == arguments.shot), None)
     else:
-        root = shots.active_shot(context) or next(rendering.shots(), None)
+        root = shots.active_shot(context) or next(take_list.shots(), None)
     if root is None:
-        found = ", ".join(root.name for root in rendering.shots()) or "none"
+        found = ", ".join(root.name for root in take_list.shots()) or "none"
         raise RetakeError(f"there is no such shot in the .blend; it has: {found}.", bpy.data.filepath,
                           "Open a .blend with a shot, or give --footage, --solve and --edit.")  # fmt: skip
     settings = rendering.settings_of(root)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from retake_shared.shot import BACKGROUND, frame_name
 
-from . import rendering
+from . import rendering, take_list
 from .scene import objects, readback, shots
 
 TAKE_ICONS = {"RENDERING": "RENDER_ANIMATION", "DONE": "CHECKMARK", "FAILED": "ERROR", "CANCELLED": "CANCEL"}
@@ -305,7 +305,7 @@ def draw_takes(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     column.operator("retake.refresh_takes", text="", icon="FILE_REFRESH")
     column.operator("retake.open_take_folder", text="", icon="FILE_FOLDER")
     column.operator("retake.delete_take", text="", icon="TRASH")
-    take = rendering.active_take(root)
+    take = take_list.active_take(root)
     if take is None:
         return
     first, last = shot.start + take.frames[0], shot.start + take.frames[1] - 1

@@ -10,7 +10,7 @@ import contextlib
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +18,9 @@ import bpy
 from retake_shared.errors import BadShot, RetakeError
 from retake_shared.shot import Edit, RenderSettings, Solve
 
-from . import preferences, takes
+from . import preferences, take_list, takes
 from .link import Link
 from .messages import Backend, FrameArrived, LinkMessage, Printer, Progress
-from .scene import sequencer
 from .takes import JobRecord, TakeOnDisk
 
 TICK = 0.1
@@ -125,7 +124,7 @@ def begin(
         folder = takes.create(takes_parent(), record)
     else:
         takes.claim(folder, record)
-    _list(root, TakeOnDisk(folder, record, None, {}))
+    take_list.enter(root, TakeOnDisk(folder, record, None, {}))
     _watch(context, folder)
     link(context).render(folder, record, solve, edit)
     return folder
@@ -152,7 +151,7 @@ def begin_again(
     except OSError as error:
         takes.delete(new)
         raise takes.cannot_write(new, error) from error
-    _list(root, TakeOnDisk(new, record, None, {}))
+    take_list.enter(root, TakeOnDisk(new, record, None, {}))
     _watch(context, new)
     link(context).render(new, record)
     return new
@@ -162,7 +161,7 @@ def resume(context: bpy.types.Context, root: bpy.types.Object, folder: Path) -> 
     """Go on with a take that failed or was cancelled, keeping the frames it has. Raises RetakeError."""
     found = takes.look(folder)
     record = replace(found.record, state="rendering", error="", remedy="", footage=str(footage_path(root)))
-    _list(root, replace(found, record=record))
+    take_list.enter(root, replace(found, record=record))
     _watch(context, folder)
     link(context).render(folder, record)
 
@@ -234,94 +233,14 @@ def _show(context: bpy.types.Context, job: str, job_state: str, stage: str, tota
     redraw()
 
 
-# --------------------------------------------------------------------------------------------------------- the list
-
-
-def shots() -> Iterator[bpy.types.Object]:
-    """The roots of all shots in the .blend."""
-    return (ob for ob in bpy.data.objects if ob.retake_role == "SHOT")
-
-
-def find(folder: Path) -> tuple[bpy.types.Object, bpy.types.RetakeTake] | None:
-    """The listed take that lies in `folder`, and its shot's root."""
-    for root in shots():
-        for item in root.retake.takes:
-            if Path(item.folder) == folder:
-                return root, item
-    return None
-
-
-def active_take(root: bpy.types.Object | None) -> bpy.types.RetakeTake | None:
-    """The take that is chosen in the shot's list."""
-    if root is None or not 0 <= root.retake.active_take < len(root.retake.takes):
-        return None
-    return root.retake.takes[root.retake.active_take]
-
-
-def _list(root: bpy.types.Object, found: TakeOnDisk) -> bpy.types.RetakeTake:
-    """The list's entry of a take, made if it is not there, as its folder says."""
-    shot = root.retake
-    item = next((item for item in shot.takes if Path(item.folder) == found.folder), None)
-    if item is None:
-        item = shot.takes.add()
-        item.folder, item.name = str(found.folder), found.folder.name.replace("_", " ").capitalize()
-        shot.active_take = len(shot.takes) - 1
-    record, take = found.record, found.take
-    item.job, item.state, item.message = (
-        record.job,
-        record.state.upper(),
-        " ".join((record.error, record.remedy)).strip(),
-    )
-    item.engine, item.prompt, item.seed = record.settings.engine, record.settings.prompt, record.settings.seed
-    item.frames = (record.start, record.stop)
-    item.size = record.settings.size or tuple(shot.size)
-    if take is not None:
-        item.seconds, item.created, item.size = take.seconds, take.created, (take.width, take.height)
-        item.message = "\n".join(take.notes)
-    return item
-
-
-def scene_of(root: bpy.types.Object) -> bpy.types.Scene:
-    """The scene whose sequencer gets the shot's takes."""
-    context = bpy.context
-    if context.scene is not None and root.name in context.scene.objects:
-        return sequencer.scene_of(context)
-    return root.users_scene[0] if root.users_scene else context.scene
-
-
-def fill_strip(root: bpy.types.Object, item: bpy.types.RetakeTake) -> None:
-    """Give the take's strip, made if need be, the frames that its folder holds without a gap from its first one on."""
-    folder = Path(item.folder)
-    frames = takes.frame_files(folder)
-    files = []
-    for index in range(item.frames[0], item.frames[1]):
-        if index not in frames:
-            break
-        files.append(folder / frames[index])
-    scene = scene_of(root)
-    strip = sequencer.find(scene, item.strip) if item.strip else None
-    if strip is None and files:
-        first = root.retake.start + item.frames[0]
-        length = item.frames[1] - item.frames[0]
-        strip = sequencer.add_take_strip(scene, files, f"{root.name} {item.name}", first, length)
-        item.strip = strip.name
-        _show_sequencer(scene)
-    elif strip is not None and len(files) > len(strip.elements):
-        sequencer.grow_strip(strip, files[len(strip.elements) :])
-
-
-def _show_sequencer(scene: bpy.types.Scene) -> None:
-    """Since 5.0 a workspace without a sequencer scene shows no strips: give it this one."""
-    for window in bpy.context.window_manager.windows:
-        if getattr(window.workspace, "sequencer_scene", scene) is None:
-            window.workspace.sequencer_scene = scene
+# ------------------------------------------------------------------------------------------------ the folders again
 
 
 def reconcile(context: bpy.types.Context) -> None:
     """Make the lists say what the folders hold: moved folders, takes that a crash or an undo lost, jobs left open."""
     parent = takes_parent() if bpy.data.filepath else None
     listed = set()
-    for root in shots():
+    for root in take_list.shots():
         for item in root.retake.takes:
             found = _look_again(item, parent)
             if found is None:
@@ -329,9 +248,9 @@ def reconcile(context: bpy.types.Context) -> None:
                 continue
             listed.add(found.folder)
             item.folder = str(found.folder)
-            _list(root, found)
+            take_list.enter(root, found)
             _go_on(context, root, found)
-    roots = {root.name: root for root in shots()}
+    roots = {root.name: root for root in take_list.shots()}
     for folder in takes.scan(parent) if parent else []:
         if folder in listed:
             continue
@@ -340,7 +259,7 @@ def reconcile(context: bpy.types.Context) -> None:
             only = next(iter(roots.values())) if len(roots) == 1 else None
             root = roots.get(found.record.shot, only)
             if root is not None:
-                fill_strip(root, _list(root, found))
+                take_list.fill_strip(root, take_list.enter(root, found))
                 _go_on(context, root, found)
 
 
@@ -366,7 +285,10 @@ def _go_on(context: bpy.types.Context, root: bpy.types.Object, found: TakeOnDisk
 
 
 def _tick() -> float:
-    pump(BUDGET)
+    try:
+        pump(BUDGET)
+    except Exception:  # Blender drops a timer that raises, and with it all that is still to come
+        traceback.print_exc()
     return TICK
 
 
@@ -399,18 +321,18 @@ def apply(message: LinkMessage) -> None:
             state.stage, state.done, state.total = message.stage, message.done, message.total
             state.job_state = "RUNNING"
         return
-    place = find(message.folder) or _found_again(message.folder)
+    place = take_list.find(message.folder) or _found_again(message.folder)
     if isinstance(message, FrameArrived):
         if message.picture is not None:
             _latest = message
         if place is not None:
-            fill_strip(*place)
+            take_list.fill_strip(*place)
         return
     if place is not None:
         found = TakeOnDisk(message.folder, message.record, None, {})
         with contextlib.suppress(RetakeError):  # the folder may be gone, or its disk full
             found = replace(takes.look(message.folder), record=message.record)
-        fill_strip(place[0], _list(place[0], found))
+        take_list.fill_strip(place[0], take_list.enter(place[0], found))
     if mine:
         record = message.record
         watch_nothing(bpy.context)
@@ -423,7 +345,7 @@ def _found_again(folder: Path) -> tuple[bpy.types.Object, bpy.types.RetakeTake] 
         found = takes.look(folder)
         root = bpy.data.objects.get(found.record.shot)
         if root is not None and root.retake_role == "SHOT" and folder.parent == takes_parent():
-            return root, _list(root, found)
+            return root, take_list.enter(root, found)
     return None
 
 

@@ -9,13 +9,13 @@ from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty
 from retake_shared import archive
 from retake_shared.errors import RetakeError
 
-from .. import rendering, takes
+from .. import rendering, take_list, takes
 from ..scene import restore, sequencer, shots
 
 
 def chosen(context: bpy.types.Context) -> bpy.types.RetakeTake | None:
     """The take that is selected in the list of the shot at hand."""
-    return rendering.active_take(shots.active_shot(context))
+    return take_list.active_take(shots.active_shot(context))
 
 
 def is_running(context: bpy.types.Context, take: bpy.types.RetakeTake) -> bool:
@@ -138,10 +138,10 @@ class RETAKE_OT_compare(_TakeOperator, bpy.types.Operator):
         return why_no_take(context) or ("" if take.strip else "The take has no frames yet")
 
     def act(self, context, root, take, folder) -> set[str]:
-        scene = rendering.scene_of(root)
+        scene = take_list.scene_of(root)
         mine = sequencer.find(scene, take.strip)
         if mine is None:
-            rendering.fill_strip(root, take)
+            take_list.fill_strip(root, take)
             mine = sequencer.find(scene, take.strip)
         shot = root.retake
         footage = f"{root.name} footage"
@@ -202,7 +202,7 @@ class RETAKE_OT_delete_take(_TakeOperator, bpy.types.Operator):
     def act(self, context, root, take, folder) -> set[str]:
         takes.delete(folder)
         if take.strip:
-            sequencer.remove(rendering.scene_of(root), take.strip)
+            sequencer.remove(take_list.scene_of(root), take.strip)
         shot = root.retake
         shot.takes.remove(shot.active_take)
         shot.active_take = min(shot.active_take, len(shot.takes) - 1)
@@ -249,8 +249,8 @@ class RETAKE_OT_show_take(_TakeOperator, bpy.types.Operator):
     frame: IntProperty(name="Frame", description="Of the take, counted from 0", default=0, min=0, options={"SKIP_SAVE"})
 
     def act(self, context, root, take, folder) -> set[str]:
-        rendering.fill_strip(root, take)
-        scene = rendering.scene_of(root)
+        take_list.fill_strip(root, take)
+        scene = take_list.scene_of(root)
         mine = sequencer.find(scene, take.strip)
         if mine is None:
             raise RetakeError("has no frames yet.", take.name, "Wait for the first one.")

@@ -13,7 +13,7 @@ import pytest
 from retake_shared import archive
 from retake_shared.shot import RenderSettings
 
-from blender_addon import rendering, takes
+from blender_addon import rendering, take_list, takes
 from blender_addon.messages import TakeEnded
 from blender_addon.scene import objects, readback, restore, sequencer, shots
 
@@ -209,7 +209,7 @@ def test_another_file_opened_while_rendering_and_the_first_one_again(video_shot,
     assert not rendering.busy(bpy.context)
     rendering.link(bpy.context).wait(folder, rendering.apply)
     bpy.ops.wm.open_mainfile(filepath=path)
-    root = next(rendering.shots())
+    root = next(take_list.shots())
     assert the_take(root).state == "DONE"
     assert the_take(root).seconds > 0
     assert len(takes.look(folder).frames) == len(solve)
@@ -220,7 +220,7 @@ def test_a_take_that_the_blend_forgot_is_found_again(video_shot):
     bpy.ops.wm.save_mainfile()
     bpy.ops.retake.generate()
     bpy.ops.wm.open_mainfile(filepath=bpy.data.filepath)  # as after a crash: the take was never saved
-    root = next(rendering.shots())
+    root = next(take_list.shots())
     assert [take.state for take in root.retake.takes] == ["DONE"]
     assert len(the_strip(root.retake.takes[0]).elements) == len(solve)
 
@@ -233,7 +233,7 @@ def test_takes_move_with_their_blend(video_shot, tmp_path):
     for name in ("shot.blend", "shot_takes"):
         (tmp_path / name).rename(tmp_path / "elsewhere" / name)
     bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "elsewhere/shot.blend"))
-    root = next(rendering.shots())
+    root = next(take_list.shots())
     assert [take.state for take in root.retake.takes] == ["DONE"]
     assert Path(root.retake.takes[0].folder) == tmp_path / "elsewhere/shot_takes/take_001"
 
