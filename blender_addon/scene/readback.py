@@ -59,7 +59,7 @@ def read_steps(
         buffer = np.empty((len(everything), 4, 4), np.float32)  # matrices as Blender writes them: transposed
         for frame in range(frames):
             scene.frame_set(start + frame)
-            if len(everything) != len(buffer):  # foreach_get would not tell
+            if len(everything) != len(buffer):  # foreach_get is silent when there are fewer
                 raise BadShot("it changed while it was read.", scene.name, "Start again and leave it alone meanwhile.")
             everything.foreach_get("matrix_world", buffer.ravel())
             positions[frame] = buffer[empties_at, 3, :3]
