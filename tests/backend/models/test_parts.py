@@ -1,0 +1,186 @@
+"""Trained parts: what is saved apart from the base comes back, and what does not belong is refused by name."""
+
+import json
+
+import pytest
+import torch
+from diffusers import WanPipeline, WanTransformer3DModel
+from retake_backend.conditioning.trajectory_attention import TrajectoryAttention
+from retake_backend.models.parts import load_base, load_parts, save_parts
+from retake_backend.models.wan import LoraSettings, RetakeWanTransformer, add_lora
+from retake_shared.errors import BadFile
+from safetensors.torch import load_file, save_file
+
+TINY = {
+    "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4, "out_channels": 4, "text_dim": 16,
+    "freq_dim": 16, "ffn_dim": 32, "num_layers": 2, "rope_max_seq_len": 32,
+}  # fmt: skip
+NAME = "Tiny/Wan-for-tests"
+SETTINGS = LoraSettings(rank=4, alpha=8, layers=("ffn", "q"))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """The folder of a base as the hub keeps it: a pipeline's `transformer` subfolder of diffusers' own class."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("base")
+    WanTransformer3DModel(**TINY).save_pretrained(folder / "transformer")
+    return folder
+
+
+@pytest.fixture
+def trained(base, tmp_path):
+    """(transformer with a woken LoRA, conditioner, the folder both are saved in)."""
+    torch.manual_seed(1)
+    transformer = load_base(base)
+    add_lora(transformer, SETTINGS)
+    for name, parameter in transformer.named_parameters():
+        if ".lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    conditioner = TrajectoryAttention.beside(transformer, sampling="bilinear")
+    for parameter in conditioner.parameters():
+        torch.nn.init.normal_(parameter)
+    folder = tmp_path / "parts"
+    save_parts(folder, transformer, base=NAME, licence="Apache-2.0", conditioner=conditioner, lora="retake")
+    return transformer, conditioner, folder
+
+
+def run(transformer):
+    torch.manual_seed(2)
+    latents, source = torch.randn(2, 1, 4, 3, 8, 12)
+    with torch.no_grad():
+        return transformer(latents, torch.tensor([500]), torch.randn(1, 7, 16), source_latents=source).sample
+
+
+def test_parts_come_back_as_they_were(base, trained):
+    transformer, conditioner, folder = trained
+    files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.*"))
+    assert files == [
+        "conditioner/config.json", "conditioner/diffusion_pytorch_model.safetensors", "conditioner/part.json",
+        "lora/part.json", "lora/pytorch_lora_weights.safetensors",
+    ]  # fmt: skip
+    fresh = load_base(base)
+    assert not torch.equal(run(fresh), run(transformer))
+    parts = load_parts(folder, fresh, [TrajectoryAttention])
+    assert torch.equal(run(fresh), run(transformer))
+    assert parts.licences == {"conditioner": "Apache-2.0", "lora": "Apache-2.0"}
+    assert isinstance(parts.conditioner, TrajectoryAttention)
+    assert parts.conditioner.config.sampling == "bilinear"
+    for name, value in conditioner.state_dict().items():
+        assert torch.equal(parts.conditioner.state_dict()[name], value)
+    assert fresh.peft_config["retake"].lora_alpha == 8
+    fresh.disable_adapters()
+    assert torch.equal(run(fresh), run(load_base(base)))
+    save_parts(folder, transformer, base=NAME, licence="Apache-2.0", lora="retake")  # over the old one
+    assert sorted(str(p.relative_to(folder)) for p in folder.rglob("*.*")) == files
+
+
+def test_the_lora_opens_in_the_stock_pipeline_too(base, trained):
+    transformer, _, folder = trained
+    fresh = load_base(base)
+    pipeline = WanPipeline(tokenizer=None, text_encoder=None, vae=None, scheduler=None, transformer=fresh)
+    pipeline.load_lora_weights(folder / "lora")
+    assert torch.equal(run(fresh), run(transformer))
+
+
+def test_parts_fit_the_base_at_any_precision(base, trained):
+    _, _, folder = trained
+    half = load_base(base, dtype=torch.bfloat16)
+    assert half.patch_embedding.weight.dtype == torch.bfloat16
+    assert load_parts(folder, half, [TrajectoryAttention]).lora == "retake"
+
+
+def test_parts_of_another_base_are_refused_in_words(base, trained):
+    _, _, folder = trained
+    with pytest.raises(BadFile, match=f'another base, "{NAME}": num_layers is 2 there and 3 here') as refused:
+        load_parts(folder, RetakeWanTransformer(**{**TINY, "num_layers": 3}), [TrajectoryAttention])
+    assert "Use the base it was trained on" in refused.value.remedy
+    with pytest.raises(BadFile, match="rope_positions is 'sequential' there and 'shared' here"):
+        load_parts(folder, load_base(base, rope_positions="shared"), [TrajectoryAttention])
+    other = RetakeWanTransformer(**TINY)
+    before = run(other)
+    with pytest.raises(BadFile, match="same shape but other weights"):
+        load_parts(folder, other, [TrajectoryAttention])
+    assert torch.equal(run(other), before)
+    load_parts(folder, other, [TrajectoryAttention], other_weights=True)
+    assert not torch.equal(run(other), before)
+
+
+def edit(path, change):
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path)
+
+
+@pytest.mark.parametrize("part", ["conditioner", "lora"])
+def test_a_key_that_does_not_fit_is_named_and_nothing_is_loaded(base, trained, part):
+    _, _, folder = trained
+    path = next((folder / part).glob("*.safetensors"))
+    whole, key = path.read_bytes(), sorted(load_file(path))[0]
+    fresh = load_base(base)
+    before = run(fresh)
+    for change, message in (
+        (lambda w: w.pop(key), f"lacks {key}"),
+        (lambda w: w.update({key: torch.zeros(3, 3)}), rf"does not fit: {key}: \(3, 3\) where"),
+        (lambda w: w.update({"stranger": torch.zeros(1)}), "has unknown stranger"),
+    ):
+        path.write_bytes(whole)
+        edit(path, change)
+        with pytest.raises(BadFile, match=message):
+            load_parts(folder, fresh, [TrajectoryAttention])
+    assert torch.equal(run(fresh), before)
+    assert not getattr(fresh, "peft_config", None)
+
+
+@pytest.mark.parametrize("part", ["conditioner", "lora"])
+def test_half_a_download_and_a_pickle_are_refused(base, trained, part):
+    _, _, folder = trained
+    path = next((folder / part).glob("*.safetensors"))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadFile, match="not a whole safetensors file"):
+        load_parts(folder, load_base(base), [TrajectoryAttention])
+    torch.save({"x": torch.zeros(1)}, path)
+    with pytest.raises(BadFile, match="not a whole safetensors file"):
+        load_parts(folder, load_base(base), [TrajectoryAttention])
+    path.unlink()
+    torch.save({"x": torch.zeros(1)}, path.with_suffix(".bin"))
+    with pytest.raises(BadFile, match="not a whole safetensors file"):
+        load_parts(folder, load_base(base), [TrajectoryAttention])
+
+
+def test_a_strange_description_is_refused(base, trained, tmp_path):
+    _, _, folder = trained
+    fresh, path = load_base(base), folder / "conditioner" / "part.json"
+    with pytest.raises(BadFile, match='the kind "TrajectoryAttention"'):
+        load_parts(folder, fresh)
+    part = json.loads(path.read_text())
+    for text in ("{", "[]", json.dumps({**part, "kind": "lora"}), json.dumps({**part, "retake_part": 2}), "[" * 10_000):
+        path.write_text(text)
+        with pytest.raises(BadFile, match="no description of a conditioner"):
+            load_parts(folder, fresh, [TrajectoryAttention])
+    with pytest.raises(BadFile, match="neither"):
+        load_parts(tmp_path / "nothing", fresh)
+
+
+def test_a_base_that_is_not_whole_or_not_safetensors_is_refused(base, tmp_path):
+    config = (base / "transformer" / "config.json").read_text()
+    (tmp_path / "config.json").write_text(config)
+    source = base / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(source)
+    del weights["blocks.1.ffn.net.2.weight"]
+    save_file(weights, tmp_path / source.name)
+    with pytest.raises(BadFile, match=r'missing weight "blocks\.1\.ffn\.net\.2\.weight" \(1 in all\)'):
+        load_base(tmp_path)
+    (tmp_path / source.name).unlink()
+    torch.save(load_file(source), tmp_path / "diffusion_pytorch_model.bin")
+    with pytest.raises(BadFile, match="no Wan transformer in safetensors"):
+        load_base(tmp_path)
+
+
+def test_a_part_needs_a_licence_and_an_adapter_of_ours(base, tmp_path):
+    transformer = load_base(base)
+    with pytest.raises(ValueError, match="licence"):
+        save_parts(tmp_path, transformer, base=NAME, licence=" ")
+    with pytest.raises(ValueError, match='no adapter "retake"'):
+        save_parts(tmp_path, transformer, base=NAME, licence="MIT", lora="retake")
