@@ -88,15 +88,14 @@ class Background:
             Grid.over(self.width, self.height, self.surfaces.coarse),
         )
         behind = _filled_depth(smooth, self.width, self.height)
-        depths = [behind]
         if leaving is not None:
             rgb, hole, depth = self.picture(s).copy(), self.mattes.cut(s, leaving), behind
         else:
             rgb, hole, depth, torn_open = self._warped(s, t, motion, smooth, behind)
-            depths = [behind] if torn_open is None else [torn_open, behind]
+            behind = behind if torn_open is None else torn_open
         if not hole.any() or self.fill == "none":
             return Canvas(rgb, depth, hole)
-        rgb, invented = self._filled(rgb, hole, depths, s, smooth, self.views(s, t)[1])
+        rgb, invented = self._filled(rgb, hole, behind, s, smooth, self.views(s, t)[1])
         return Canvas(rgb, depth, invented)
 
     def _warped(
@@ -132,23 +131,21 @@ class Background:
         return rgb.astype(np.uint8, copy=False), ~(valid & inside) | hidden, depth, torn_open
 
     def _filled(
-        self, rgb: Picture, hole: NDArray[np.bool_], depths: list[Map], s: int, smooth: Inverse, view: View
+        self, rgb: Picture, hole: NDArray[np.bool_], behind: Map, s: int, smooth: Inverse, view: View
     ) -> tuple[Picture, NDArray[np.bool_]]:
         """The background with its hole filled, and what of it no frame shows.
 
-        depths: guesses at how far lies what the hole shows, the likeliest first.
+        behind: (H, W) a guess at how far lies what the hole shows.
         """
         ring = cv2.dilate(hole.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
         fill = rgb.copy()
-        unknown = ring
-        for depth in depths:
-            unknown = fill_from_plates(self.plates, fill, unknown, depth, view, self.source)
+        unknown = fill_from_plates(self.plates, fill, ring, behind, view, self.source)
         level_seam(fill, rgb, ring & ~hole & ~unknown, hole & ~unknown)
         invented = unknown & hole
         usable = ring & ~unknown
         if self.fill == "all" and invented.any():
             if self.whole is not None:
-                unknown = continue_plate(self.whole, fill, unknown, depths[-1], view, self.source)
+                unknown = continue_plate(self.whole, fill, unknown, behind, view, self.source)
                 usable = ring & ~unknown
             else:
                 unknown &= ~self._mirrored(fill, invented, s, smooth)
