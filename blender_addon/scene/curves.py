@@ -68,6 +68,8 @@ def write(fcurves: bpy.types.bpy_prop_collection, path: str, values: NDArray, st
             points.add(frames)
         points.foreach_set("co", keys[index].reshape(-1))
         points.foreach_set("interpolation", linear)
+    if not SLOTTED:
+        fcurves.id_data.update_tag()  # 4.2 does not see by itself that keys have changed
 
 
 def read(
