@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from .attention import MAX_CUDA_BATCH
+from .coordinates import TrackPairs
 from .trajectories import Sampling, Trajectories
 
 _ATTENTION_LAYER = re.compile(r"(?:.*\.)?(?:blocks|temporal_transformer_blocks)\.\d+\.attn1")
@@ -153,7 +154,7 @@ class TrajectoryBranch(nn.Module):
         if rotary is not None:
             query, key = _rotate(query, *rotary), _rotate(key, *rotary)
         keys = valid.transpose(1, 2).flatten(0, 1)
-        # A trajectory that is never valid has no key; give its softmax all of them, its output has weight 0 anyway.
+        # A softmax over no key is NaN in some kernels. Never valid, a trajectory may see them all: its weight is 0.
         keys = keys | ~keys.any(-1, keepdim=True)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=keys[:, None, None, :])
         out: Tensor = self.to_out(attended.transpose(1, 2).flatten(2))
@@ -281,7 +282,8 @@ class TrajectoryAttention(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """The trajectories of the video that the model sees from now on; None to let the model alone.
 
         Either `Trajectories` of one video, or positions (B, F, L, 2) in screen units with valid (B, F, L) bool. F
-        counts the model's own frames: latent frames, source then target where both are in its tokens.
+        counts the model's own frames: latent frames, source then target where both are in its tokens. Positions off
+        the picture are invalid (M_i of Algorithm 4).
         """
         self._cells.clear()
         if positions is None:
@@ -293,7 +295,8 @@ class TrajectoryAttention(ModelMixin, ConfigMixin):  # type: ignore[misc]
         if valid is None or positions.shape != (*valid.shape, 2) or valid.ndim != 3:
             shape = None if valid is None else tuple(valid.shape)
             raise ValueError(f"trajectories are {tuple(positions.shape)}, {shape}; expected (B, F, L, 2), (B, F, L)")
-        self._video = positions.to(self.device, torch.float32), valid.to(self.device, torch.bool)
+        positions, valid = positions.to(self.device, torch.float32), valid.to(self.device, torch.bool)
+        self._video = positions, valid & ((positions >= 0) & (positions < 1)).all(-1)
 
     def _where(self, owner: str, frames: int | None, tokens: int) -> TrajectoryCells | None:
         """The cells on the grid of the layer's owner, from the video's one computation; None to add nothing."""
@@ -350,6 +353,16 @@ class TrajectoryAttention(ModelMixin, ConfigMixin):  # type: ignore[misc]
             return output + residual.reshape(-1, frames, area, width).transpose(1, 2).reshape(cells, frames, width)
 
         return add
+
+
+def paired_trajectories(pairs: TrackPairs) -> tuple[Tensor, Tensor]:
+    """Positions (B, 2f, N, 2) and valid (B, 2f, N) of source then target, for a model with both in its tokens.
+
+    As in Algorithm 4 a frame in which the source hides the track is left out, of the target too.
+    """
+    positions = torch.cat([pairs.source[..., :2], pairs.target[..., :2]], 1)
+    present = torch.cat([pairs.source_present, pairs.target_present], 1)
+    return positions, present & pairs.source_visible.repeat(1, 2, 1)
 
 
 def _linear(module: Any) -> nn.Linear:

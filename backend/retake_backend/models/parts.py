@@ -92,7 +92,7 @@ def load_base(
             local_files_only=local_files_only,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise BadFile(
             f"is no Wan transformer in safetensors ({error}).", str(source), "Pull the model again."
         ) from error
@@ -172,7 +172,9 @@ def load_parts(
     if lora is not None:
         settings, weights = lora
         trainable = [p for p in transformer.parameters() if p.requires_grad]
+        active = transformer.active_adapters() if getattr(transformer, "peft_config", None) else []
         add_lora(transformer, settings, lora_name)
+        transformer.set_adapter([*active, lora_name])  # beside those that are there, such as a few-step LoRA
         for parameter in trainable:
             parameter.requires_grad_(True)
         set_peft_model_state_dict(transformer, weights, adapter_name=lora_name)

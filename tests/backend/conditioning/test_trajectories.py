@@ -110,8 +110,9 @@ def test_tracks_keep_the_motion_of_the_video_for_an_edited_first_frame():
 
 
 def test_source_then_target_at_latent_frames():
-    source = Trajectories(np.random.rand(9, 4, 2), np.ones((9, 4), bool))
-    target = Trajectories(np.random.rand(9, 4, 2), np.zeros((9, 4), bool))
+    random = np.random.default_rng(4)
+    source = Trajectories(random.random((9, 4, 2)), np.ones((9, 4), bool))
+    target = Trajectories(random.random((9, 4, 2)), np.zeros((9, 4), bool))
     both = source.at([0, 4, 8]).then(target.at([0, 4, 8]))
     assert both.valid.shape == (6, 4)
     np.testing.assert_array_equal(both.positions[:3], source.positions[[0, 4, 8]])

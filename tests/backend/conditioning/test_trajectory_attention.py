@@ -9,10 +9,12 @@ import torch
 from diffusers import UNetSpatioTemporalConditionModel, WanTransformer3DModel
 from peft import LoraConfig
 from retake_backend.conditioning import trajectory_attention
+from retake_backend.conditioning.coordinates import TrackPairs
 from retake_backend.conditioning.trajectory_attention import (
     TrajectoryAttention,
     TrajectoryBranch,
     back_project,
+    paired_trajectories,
     sample_trajectories,
     trajectory_cells,
 )
@@ -32,6 +34,7 @@ TOLERANCE = {"nearest": 2e-5, "bilinear": 2e-3}
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # tensors this small only wait for a second thread
 
 
 @pytest.fixture
@@ -355,6 +358,35 @@ def test_trajectories_over_other_frames_than_the_models_are_refused_in_words(wan
         TrajectoryAttention.beside(torch.nn.Linear(2, 2))
     with pytest.raises(ValueError, match="stand by"):
         TrajectoryAttention.beside(wan).attach(svd)
+
+
+def test_positions_off_the_picture_are_not_followed(wan):
+    branches = woken(TrajectoryAttention.beside(wan))
+    branches.attach(wan)
+    positions, valid = random_trajectories()
+    valid[:, 1, :4] = False
+    branches.follow(positions, valid)
+    inside = run_wan(wan)
+    positions[:, 1, :4] = torch.tensor([[1.01, 0.5], [-0.01, 0.5], [0.5, 1.0], [torch.nan, 0.5]])
+    valid[:, 1, :4] = True
+    branches.follow(positions, valid)
+    assert torch.equal(run_wan(wan), inside)
+
+
+def test_pairs_of_tracks_become_source_then_target():
+    present = torch.ones(1, 2, 4, dtype=torch.bool)
+    removed, seen = present.clone(), present.clone()
+    removed[0, :, 1], seen[0, 1, 2] = False, False
+    pairs = TrackPairs(torch.rand(1, 2, 4, 3), torch.rand(1, 2, 4, 3), present, removed, seen)
+    positions, valid = paired_trajectories(pairs)
+    assert torch.equal(positions[:, :2], pairs.source[..., :2])
+    assert torch.equal(positions[:, 2:], pairs.target[..., :2])
+    assert valid[0].tolist() == [
+        [True] * 4,
+        [True, True, False, True],
+        [True, False, True, True],
+        [True, False, False, True],
+    ]
 
 
 def test_saved_branches_load_as_they_were(wan, tmp_path):

@@ -19,6 +19,11 @@ NAME = "Tiny/Wan-for-tests"
 SETTINGS = LoraSettings(rank=4, alpha=8, layers=("ffn", "q"))
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)  # tensors this small only wait for a second thread
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """The folder of a base as the hub keeps it: a pipeline's `transformer` subfolder of diffusers' own class."""
@@ -73,6 +78,14 @@ def test_parts_come_back_as_they_were(base, trained):
     assert torch.equal(run(fresh), run(load_base(base)))
     save_parts(folder, transformer, base=NAME, licence="Apache-2.0", lora="retake")  # over the old one
     assert sorted(str(p.relative_to(folder)) for p in folder.rglob("*.*")) == files
+
+
+def test_a_lora_that_is_there_already_stays_in_use(base, trained):
+    _, _, folder = trained
+    fresh = load_base(base)
+    add_lora(fresh, LoraSettings(rank=2), name="few_steps")
+    load_parts(folder, fresh, [TrajectoryAttention])
+    assert fresh.active_adapters() == ["few_steps", "retake"]
 
 
 def test_the_lora_opens_in_the_stock_pipeline_too(base, trained):
@@ -176,6 +189,8 @@ def test_a_base_that_is_not_whole_or_not_safetensors_is_refused(base, tmp_path):
     torch.save(load_file(source), tmp_path / "diffusion_pytorch_model.bin")
     with pytest.raises(BadFile, match="no Wan transformer in safetensors"):
         load_base(tmp_path)
+    with pytest.raises(BadFile, match="no Wan transformer in safetensors"):
+        load_base("nobody/has-this")  # and no network is asked
 
 
 def test_a_part_needs_a_licence_and_an_adapter_of_ours(base, tmp_path):

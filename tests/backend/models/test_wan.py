@@ -3,6 +3,7 @@
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from retake_backend.conditioning.trajectory_attention import TrajectoryAttention
 from retake_backend.models.wan import LoraSettings, RetakeWanTransformer, add_lora
 
 TINY = {
@@ -10,6 +11,11 @@ TINY = {
     "freq_dim": 16, "ffn_dim": 32, "num_layers": 2, "rope_max_seq_len": 32,
 }  # fmt: skip
 FRAMES, TOKENS, WIDTH = 3, 3 * 4 * 6, 24
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)  # tensors this small only wait for a second thread
 
 
 @pytest.fixture(params=["sequential", "shared"])
@@ -184,6 +190,22 @@ def test_the_stock_pipeline_runs_it(wan):
     assert not torch.equal(plain, concatenated)
     assert not torch.equal(concatenated, tracked)
     assert torch.equal(tracked, render(source_latents=source, track_tokens=tokens))
+
+
+def test_the_blocks_compile_whole_with_tracks_and_trajectories(wan, inputs):
+    """Regional compilation without a graph break; the eager backend, since only the tracing is in question."""
+    branches = TrajectoryAttention.beside(wan)
+    for branch in branches.branches:
+        torch.nn.init.normal_(branch.to_out.weight)
+    branches.attach(wan)
+    branches.follow(torch.rand(1, 2 * FRAMES, 9, 2), torch.rand(1, 2 * FRAMES, 9) > 0.3)
+    tokens = track_tokens()
+    with torch.no_grad():
+        eager = wan(**inputs, track_tokens=tokens).sample
+        wan.compile_repeated_blocks(fullgraph=True, backend="eager")
+        torch.testing.assert_close(wan(**inputs, track_tokens=tokens).sample, eager, atol=1e-5, rtol=1e-4)
+        branches.follow(torch.rand(1, 2 * FRAMES, 5, 2), torch.rand(1, 2 * FRAMES, 5) > 0.3)
+        assert not torch.equal(wan(**inputs, track_tokens=tokens).sample, eager)
 
 
 def test_the_default_configuration_is_wan_2_1_1_3b():
