@@ -18,6 +18,8 @@ from retake_backend.conditioning.coordinates import (
     pair_tracks,
     select_tracks,
 )
+from retake_backend.footage import FootageReader
+from retake_shared import archive
 from retake_shared.errors import BadShot
 from retake_shared.geometry import axis_rotation, intrinsics
 from retake_shared.shot import Cameras, Edit, Solve, Tracks
@@ -273,3 +275,24 @@ def test_2000_of_20000_tracks_are_paired_at_once():
     pairs = pair_tracks(solve, edit, (0, 81), (24, 42))
     assert time.process_time() - start < 2.0
     assert pairs.source.shape == (1, 21, 2000, 3)
+
+
+def test_pairs_of_the_sample_shot_show_the_same_surface_in_both_renders(sample_shot):
+    """Where a pair points in the footage and in the true render of the edit, most pixels have one colour."""
+    solve, edit = archive.load_solve(sample_shot / "walk.solve.npz"), archive.load_edit(sample_shot / "edited.edit.npz")
+    pairs = pair_tracks(solve, edit, (0, 17), (24, 42), settings=PairingSettings(tracks=600))
+    both = (pairs.source_visible & pairs.target_present)[0].numpy()
+    differences, elsewhere = [], []
+    with FootageReader(sample_shot / "walk.mp4") as footage, FootageReader(sample_shot / "edited.mp4") as truth:
+        for i, t in enumerate(latent_frames(0, 17, len(solve))):
+            colours = []
+            for reader, view in ((footage, pairs.source), (truth, pairs.target)):
+                picture = reader.frame(int(t)).astype(float)
+                height, width = picture.shape[:2]
+                x, y = view[0, i, both[i], :2].numpy().T
+                column, row = (np.clip(c, 0, s - 1).astype(int) for c, s in ((x * width, width), (y * height, height)))
+                colours.append(picture[row, column])
+            differences.append(np.abs(colours[0] - colours[1]).mean(-1))
+            elsewhere.append(np.abs(colours[0] - colours[1][::-1]).mean(-1))
+    assert np.median(np.concatenate(differences)) < 8
+    assert np.median(np.concatenate(elsewhere)) > 24
