@@ -18,6 +18,7 @@ from typing import Any
 
 import bpy
 from retake_shared import edit_script, fitting, formats
+from retake_shared.arguments import add_settings, add_solve, settings
 from retake_shared.errors import RetakeError
 from retake_shared.shot import Edit, RenderSettings, Solve
 
@@ -80,21 +81,15 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument(
         "--footage", type=Path, metavar="F", help="a video; with --solve and --edit, instead of a .blend"
     )
-    render.add_argument("--solve", type=Path, metavar="S", help="its solve, in any format that Retake reads")
-    render.add_argument("--edit", type=Path, metavar="E", help="JSON of moves, or .npz of target cameras and tracks")
-    render.add_argument("--engine", help="which engine renders")
-    render.add_argument("--prompt", help="what the picture shows, for engines that read it")
-    render.add_argument("--negative-prompt", metavar="PROMPT", help="what it must not show")
-    render.add_argument("--seed", type=int, metavar="N")
-    render.add_argument("--size", type=_size, metavar="WxH", help="of the take, in pixels")
-    render.add_argument("--frames", type=_frames, metavar="A:B", help="footage frames A to B - 1")
+    add_solve(render)
+    add_settings(render)
     render.add_argument("--backend", metavar="COMMAND", help="the backend's program (as in the preferences)")
     render.add_argument("--home", type=Path, metavar="DIR", help="the backend's folder (as in the preferences)")
     render.set_defaults(run=_render)
 
     bring = commands.add_parser("import", help="make a .blend of a shot", description=_import.__doc__)
     bring.add_argument("--footage", required=True, type=Path, metavar="F")
-    bring.add_argument("--solve", required=True, type=Path, metavar="S")
+    add_solve(bring, required=True)
     bring.add_argument("--out", required=True, type=Path, metavar="FILE", help="the .blend to write")
     bring.add_argument(
         "--density", type=int, default=shots.DEFAULT_DENSITY, metavar="N", help="empties at most (%(default)s)"
@@ -103,25 +98,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _size(text: str) -> tuple[int, int]:
-    width, x, height = text.lower().partition("x")
-    if not (x and width.isdecimal() and height.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text} is not WIDTHxHEIGHT, as in 672x384")
-    return int(width), int(height)
-
-
-def _frames(text: str) -> tuple[int, int]:
-    start, colon, stop = text.partition(":")
-    if not (colon and start.isdecimal() and stop.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text} is not FIRST:STOP, as in 0:81")
-    return int(start), int(stop)
-
-
 def _import(arguments: argparse.Namespace) -> int:
     """Make a .blend of a video and its solve, with cameras, objects and tracks ready to be edited."""
     root = shots.import_files(
         bpy.context, str(arguments.footage.absolute()), str(arguments.solve.absolute()),
-        density=arguments.density, set_scene=True,
+        density=arguments.density, set_scene=True, step=arguments.step,
     )  # fmt: skip
     for line in root.retake.report.splitlines():
         print(f"Retake: {line}")
@@ -148,9 +129,7 @@ class _Job:
 def _render(arguments: argparse.Namespace) -> int:
     """Render the shot of the open .blend as it is keyed; or a video, its solve and an edit, without any .blend."""
     job = _from_files(arguments) if arguments.footage or arguments.solve else _from_scene(arguments)
-    names = ("engine", "prompt", "negative_prompt", "seed", "size", "frames")
-    changes: dict[str, Any] = {n: getattr(arguments, n) for n in names if getattr(arguments, n) is not None}
-    job = replace(job, settings=replace(job.settings, **changes))
+    job = replace(job, settings=replace(job.settings, **settings(arguments)))
     start, stop = job.settings.frame_range(job.solve)
     record = JobRecord(job.shot, str(job.footage), job.settings, start, stop)
 
@@ -213,7 +192,7 @@ def _from_files(arguments: argparse.Namespace) -> _Job:
     path = arguments.footage.absolute()
     footage = footage_clip.probe(str(path), bpy.context.scene)
     solve, read_notes = formats.read(arguments.solve, footage)
-    solve, fit_notes = fitting.bind(footage, solve)
+    solve, fit_notes = fitting.bind(footage, solve, arguments.step)
     for note in (*read_notes, *fit_notes, fitting.check_convention(solve)):
         print(f"Retake: {note}")
     edit, settings = edit_script.load(arguments.edit, solve)

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from retake_shared.arguments import add_settings, add_solve, settings
 from retake_shared.errors import Cancelled, RetakeError
 
 from . import __version__
@@ -70,19 +71,14 @@ def _parser() -> argparse.ArgumentParser:
 
     render = commands.add_parser("render", help="render one edit to a folder", description=_render.__doc__)
     render.add_argument("--footage", required=True, type=Path, metavar="F", help="a video, or a folder of images")
-    render.add_argument("--solve", type=Path, metavar="S", help="its solve, in any format that Retake reads")
-    render.add_argument("--edit", type=Path, metavar="E", help="JSON of moves, or .npz of target cameras and tracks")
+    add_solve(render)
     render.add_argument(
         "--take", type=Path, metavar="DIR", help="render this take again, in place of --solve and --edit"
     )
     render.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="the take's folder; a take there is replaced"
     )
-    render.add_argument("--engine", help="which engine renders (preview)")
-    render.add_argument("--prompt", help="what the picture shows, for engines that read it")
-    render.add_argument("--seed", type=int, metavar="N")
-    render.add_argument("--size", type=_size, metavar="WxH", help="of the take, in pixels (the footage's)")
-    render.add_argument("--frames", type=_frames, metavar="A:B", help="footage frames A to B - 1 (all)")
+    add_settings(render)
     render.set_defaults(command=_render)
 
     compare = commands.add_parser("compare", help="takes beside their footage", description=_compare.__doc__)
@@ -97,20 +93,6 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--home", type=Path, metavar="DIR")
     doctor.set_defaults(command=_doctor)
     return parser
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, x, height = text.lower().partition("x")
-    if not (x and width.isdecimal() and height.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text} is not WIDTHxHEIGHT, as in 672x384")
-    return int(width), int(height)
-
-
-def _frames(text: str) -> tuple[int, int]:
-    start, colon, stop = text.partition(":")
-    if not (colon and start.isdecimal() and stop.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text} is not FIRST:STOP, as in 0:81")
-    return int(start), int(stop)
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -128,16 +110,17 @@ def _render(arguments: argparse.Namespace) -> int:
     from . import render_files
 
     stop = Stop()
-    wanted = {name: getattr(arguments, name) for name in ("engine", "prompt", "seed", "size", "frames")}
-    changes = {name: value for name, value in wanted.items() if value is not None}
+    changes = settings(arguments)
     if arguments.take is not None:
-        if arguments.solve or arguments.edit:
-            raise RetakeError("--take brings its own solve and edit.", "--take", "Leave out --solve and --edit.")
+        if arguments.solve or arguments.edit or arguments.step:
+            raise RetakeError(
+                "--take brings its own solve and edit.", "--take", "Leave out --solve, --step and --edit."
+            )
         job = render_files.open_take(arguments.take, arguments.footage, changes)
     elif arguments.solve is None or arguments.edit is None:
         raise RetakeError("a shot and an edit are needed.", "render", "Give --solve and --edit, or --take.")
     else:
-        job = render_files.open_job(arguments.footage, arguments.solve, arguments.edit, changes)
+        job = render_files.open_job(arguments.footage, arguments.solve, arguments.edit, changes, arguments.step)
     with job.request.footage:
         take = render_files.write_take(job, arguments.out, stop.check)
     rate = (take.stop - take.start) / max(take.seconds, 1e-6)

@@ -22,7 +22,6 @@ from .footage import FootageReader, sha256, write_png
 from .render import InputHashes, render_take
 
 TAKE_FILE, SOLVE_FILE, EDIT_FILE = "take.json", "solve.npz", "edit.npz"
-EDIT_SCRIPT_LIMIT = 16 << 20
 
 
 def holes_name(index: int) -> str:
@@ -40,18 +39,18 @@ class Job:
     edit: bytes
 
 
-def open_job(footage: Path, solve: Path, edit: Path, changes: dict[str, Any]) -> Job:
-    """The job that files describe. changes: RenderSettings fields that win over the edit's own.
+def open_job(footage: Path, solve: Path, edit: Path, changes: dict[str, Any], step: int | None = None) -> Job:
+    """The job that files describe. changes: RenderSettings fields that win over the edit's own; step: `fitting.bind`.
 
     Raises RetakeError naming the file at fault; tells on stderr what was adapted on the way in.
     """
     reader = FootageReader(footage)
     try:
         found, read_notes = formats.read(solve, reader.footage)
-        bound, fit_notes = fitting.bind(reader.footage, found)
+        bound, fit_notes = fitting.bind(reader.footage, found, step)
         for note in (*reader.notes, *read_notes, *fit_notes):
             print(f"retake: {note}", file=sys.stderr)
-        target, settings = read_edit(edit, bound)
+        target, settings = edit_script.load(edit, bound)
         return _job(reader, bound, target, replace(settings, **changes))
     except BaseException:
         reader.close()
@@ -81,25 +80,6 @@ def read_inputs(folder: Path, take: Take) -> tuple[Solve, Edit]:
         if sha256(path) != written:
             raise BadFile("is not what this take was made from.", str(path), "Render the take again from its shot.")
     return archive.load_solve(folder / SOLVE_FILE), archive.load_edit(folder / EDIT_FILE)
-
-
-def read_edit(path: Path, solve: Solve) -> tuple[Edit, RenderSettings]:
-    """An edit from a JSON of moves or from an edit archive, checked against the solve. Raises RetakeError."""
-    if path.suffix.lower() != ".json":
-        edit = archive.load_edit(path)
-        edit.check_against(solve)
-        return edit, RenderSettings()
-    if path.stat().st_size > EDIT_SCRIPT_LIMIT:
-        raise BadFile("is too large for an edit of moves and keys.", str(path), "Use an edit archive (.npz).")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise BadFile(f"is not UTF-8 text ({error.reason}).", str(path), "Save it as UTF-8.") from None
-    try:
-        return edit_script.parse(text, solve)
-    except RetakeError as error:
-        where = f"{path}, {error.where}" if error.where else str(path)
-        raise type(error)(error.what, where, error.remedy) from None
 
 
 def read_take(folder: Path) -> Take:

@@ -1,0 +1,55 @@
+"""Command-line words that `retake render` and Blender's own `--command retake render` share, so that they stay one."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+SETTINGS = ("engine", "prompt", "negative_prompt", "seed", "size", "frames")
+"""Fields of `shot.RenderSettings` that a command line can set."""
+
+
+def add_solve(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+    """The options --solve and --step: what `formats.read` and `fitting.bind` need beside the footage."""
+    parser.add_argument(
+        "--solve", required=required, type=Path, metavar="S", help="its solve, in any format that Retake reads"
+    )
+    parser.add_argument(
+        "--step",
+        type=int,
+        metavar="N",
+        help="the solve holds every N-th frame of the footage (default: its first ones)",
+    )
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """The option --edit, and one for each of SETTINGS."""
+    parser.add_argument("--edit", type=Path, metavar="E", help="JSON of moves, or .npz of target cameras and tracks")
+    parser.add_argument("--engine", help="which engine renders (preview)")
+    parser.add_argument("--prompt", help="what the picture shows, for engines that read it")
+    parser.add_argument("--negative-prompt", metavar="PROMPT", help="what it must not show")
+    parser.add_argument("--seed", type=int, metavar="N")
+    parser.add_argument("--size", type=size, metavar="WxH", help="of the take, in pixels (the footage's)")
+    parser.add_argument("--frames", type=frames, metavar="A:B", help="footage frames A to B - 1 (all)")
+
+
+def settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Those of SETTINGS that the command line named."""
+    return {name: value for name in SETTINGS if (value := getattr(arguments, name)) is not None}
+
+
+def size(text: str) -> tuple[int, int]:
+    """WIDTHxHEIGHT. Raises argparse.ArgumentTypeError."""
+    width, x, height = text.lower().partition("x")
+    if not (x and width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text} is not WIDTHxHEIGHT, as in 672x384")
+    return int(width), int(height)
+
+
+def frames(text: str) -> tuple[int, int]:
+    """FIRST:STOP. Raises argparse.ArgumentTypeError."""
+    start, colon, stop = text.partition(":")
+    if not (colon and start.isdecimal() and stop.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text} is not FIRST:STOP, as in 0:81")
+    return int(start), int(stop)
