@@ -63,6 +63,14 @@ def test_a_truck_moves_near_pixels_more_than_far_ones():
     assert found.valid.all()
 
 
+@pytest.mark.parametrize("unknown", [0.0, -1.0, np.nan, np.inf])
+def test_a_pixel_of_unknown_depth_is_not_followed(unknown):
+    path = still(2)
+    path.c2w[1, 2, 3] = -3  # backing off, the old camera itself comes into view, and points a little behind it
+    found = trajectories_from_image(np.array([[2.0, unknown]]), still(1), path)
+    assert found.valid.tolist() == [[True, False]] * 2
+
+
 @pytest.mark.parametrize("sampling", ["nearest", "bilinear"])
 def test_a_video_is_algorithm_4(sampling):
     random = np.random.default_rng(3)

@@ -62,7 +62,10 @@ def test_zero_track_tokens_leave_the_base_output_bit_for_bit(inputs, dtype):
     assert torch.equal(wan(**inputs).sample, own)
     assert torch.equal(wan(**inputs, track_tokens=track_tokens(0.0)).sample, own)
     assert not torch.equal(wan(**inputs, track_tokens=track_tokens()).sample, own)
-    assert torch.equal(wan(**inputs).sample, own)  # nothing of the last call stays
+    before = wan.source_tokens(inputs["source_latents"])
+    wan(**inputs, track_tokens=track_tokens())
+    assert torch.equal(wan.source_tokens(inputs["source_latents"]), before)  # nothing of the last call stays
+    assert torch.equal(wan(**inputs).sample, own)
 
 
 def test_without_a_source_it_is_plain_wan(wan, inputs):
