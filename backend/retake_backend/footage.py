@@ -196,7 +196,8 @@ class _Video:
 
     def _open(self) -> None:
         try:
-            self.container = av.open(str(self.path))
+            # "file:", as a name may hold a colon; and a playlist in the file must not lead to the network.
+            self.container = av.open(f"file:{self.path}", options={"protocol_whitelist": "file"})
         except (av.FFmpegError, OSError, ValueError) as error:
             raise BadFile(
                 f"cannot be opened as a video ({error}).", str(self.path), "Export it again, for example as MP4."

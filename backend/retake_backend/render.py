@@ -61,5 +61,5 @@ def render_take(request: RenderRequest, hashes: InputHashes, report: Report) -> 
         engine_version=engine.version,
         device=getattr(engine, "device", "cpu"),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        notes=engine.notes(),
+        notes=(*request.footage.notes, *engine.notes()),
     )

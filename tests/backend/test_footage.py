@@ -242,3 +242,10 @@ def test_colours_are_those_of_the_standard(tmp_path: Path) -> None:
             green = luma - (0.2126 * 1.5748 * red + 0.0722 * 1.8556 * blue) / 0.7152
             true = np.clip(np.array([luma + 1.5748 * red, green, luma + 1.8556 * blue]) * 255, 0, 255)
             assert np.abs(reader.frame(index).astype(float) - true).max() <= 1.0
+
+
+def test_a_colon_in_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative name such as `take:12.mp4` is a file, not a protocol."""
+    make_video(tmp_path / "clip.mp4").rename(tmp_path / "take:12.mp4")
+    monkeypatch.chdir(tmp_path)
+    assert probe("take:12.mp4").frames == FRAMES
