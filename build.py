@@ -25,9 +25,11 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 ROOT = Path(__file__).resolve().parent
 BPY_WHEELS = {(3, 11): ("5.0.1", "4.5.15", "4.2.23"), (3, 13): ("5.2.3",)}
@@ -43,6 +45,9 @@ PART_LIMIT = 15 * 60
 STARTED = time.monotonic()
 
 BPY_LIBRARIES = "libx11-6 libxrender1 libxxf86vm1 libxfixes3 libxi6 libxkbcommon0 libsm6 libice6 libgl1 libegl1"
+
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 class Stop(Exception):
@@ -80,6 +85,7 @@ def run(
             stderr=subprocess.STDOUT,
             start_new_session=not WINDOWS,
         )
+        RUNNING.add(process)
         code: int | None = None
         try:
             while True:
@@ -94,6 +100,7 @@ def run(
                         say(f"{label} ({spent:.0f} s so far)")
         finally:
             _end(process)
+            RUNNING.discard(process)
         log.seek(0)
         return Ran(code, log.read().decode(errors="replace"), time.monotonic() - began)
 
@@ -106,6 +113,21 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(ProcessLookupError):  # all gone already, as it should be
             os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+RUNNING: set[subprocess.Popen[bytes]] = set()
+
+
+def two_at_a_time(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """work of each item, in threads that wait for processes. When one fails, or on Ctrl-C, all of them stop."""
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            return list(pool.map(work, items))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(RUNNING):
+                _end(process)
+            raise
 
 
 def attached(command: list[str | Path], environ: dict[str, str] | None = None) -> int:
@@ -315,8 +337,7 @@ def blender_side(arguments: argparse.Namespace, place: Path) -> tuple[Blender, E
     if arguments.blender:
         back = backend(pythons).ready()
         return real_blender(arguments.blender, back, place), back
-    with ThreadPoolExecutor(2) as pool:
-        wheel, back = pool.map(Environment.ready, (default_wheel(pythons), backend(pythons)))
+    wheel, back = two_at_a_time(Environment.ready, (default_wheel(pythons), backend(pythons)))
     return wheel_as_blender(wheel, back), back
 
 
@@ -413,8 +434,7 @@ def test(arguments: argparse.Namespace) -> int:
         raise Stop("The bpy wheel needs Python 3.11 or 3.13. Install one, or name a Blender with --blender PATH.")
 
     say(f"setting up: {', '.join(environment.name for environment in (back, *wheels))}")
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda environment: environment.ready(dev=True), (back, *wheels)))
+    two_at_a_time(lambda environment: environment.ready(dev=True), (back, *wheels))
 
     with tempfile.TemporaryDirectory(prefix="retake-") as place:
         real = real_blender(arguments.blender, back, Path(place)) if arguments.blender else None
@@ -422,8 +442,7 @@ def test(arguments: argparse.Namespace) -> int:
             absent.append("real Blender: none named with --blender")
         together, alone = parts(back, wheels, real)
         say(f"running {len(together) + len(alone)} parts, two at a time")
-        with ThreadPoolExecutor(2) as pool:
-            outcomes = list(pool.map(run_part, together))
+        outcomes = two_at_a_time(run_part, together)
         outcomes += [run_part(part) for part in alone]
     return summary(outcomes, absent)
 
