@@ -238,16 +238,17 @@ class Solve:
                     f"Expected ({frames}, h, w).",
                 )
         if self.depth is not None:
-            object.__setattr__(
-                self, "depth", np.nan_to_num(np.asarray(self.depth, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-            )
+            depth = np.asarray(self.depth, np.float32)
+            known = depth if np.isfinite(depth).all() else np.nan_to_num(depth, nan=0.0, posinf=0.0, neginf=0.0)
+            object.__setattr__(self, "depth", known)
         names = {BACKGROUND: "background", **{int(k): str(v) for k, v in self.object_names.items()}}
         used = {int(n) for n in np.unique(self.tracks.objects)}
         if self.masks is not None:
             _require(
                 self.masks.dtype == np.uint8, f"type is {self.masks.dtype}.", "solve.masks", "Expected uint8 numbers."
             )
-            used |= set(np.flatnonzero(sum(np.bincount(mask.ravel(), minlength=256) for mask in self.masks)).tolist())
+            if not names.keys() >= set(range(int(self.masks.max(initial=0)) + 1)):  # counting pixels takes a while
+                used |= set(np.flatnonzero(sum(np.bincount(m.ravel(), minlength=256) for m in self.masks)).tolist())
         names.update({n: f"object {n}" for n in sorted(used - names.keys())})
         duplicate = {v for v in names.values() if list(names.values()).count(v) > 1}
         _require(
