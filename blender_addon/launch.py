@@ -21,12 +21,15 @@ class Place:
     """Where the backend is, as the preferences say.
 
     home: the folder with its store, its log and its connection file. command: what the user wrote ("" = look for it).
+    device, cores: what a backend that is started may use, as `retake serve` takes them.
     connection_file: that of a backend which somebody else runs; None = the one in `home`. may_start: whether a
     backend may be started when none answers.
     """
 
     home: Path
     command: str = ""
+    device: str = "auto"
+    cores: int = 0
     connection_file: Path | None = None
     may_start: bool = True
 
@@ -42,7 +45,8 @@ class Place:
 
     def serve_command(self) -> list[str]:
         """The command that serves `home`. Raises RetakeError when no backend is installed."""
-        return [*backend_command(self.command), "serve", "--home", str(self.home)]
+        use = ["--device", self.device, "--cores", str(self.cores)]
+        return [*backend_command(self.command), "serve", "--home", str(self.home), *use]
 
 
 def backend_command(written: str = "") -> list[str]:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import bpy
-from bpy.props import BoolProperty, EnumProperty, StringProperty
+from bpy.props import BoolProperty, EnumProperty, IntProperty, StringProperty
 from retake_shared import connection
 
 from .launch import BACKEND_VARIABLE, Place
@@ -14,6 +14,11 @@ from .launch import BACKEND_VARIABLE, Place
 PLACES = (
     ("OWN", "On this computer", "Retake starts the backend when it is needed"),
     ("RUNNING", "One that runs already", "Use a backend that somebody else started, by its connection file"),
+)
+
+DEVICES = (
+    ("auto", "Automatic", "What the engine does best on"),
+    ("cpu", "CPU Only", "No GPU is touched: it stays free for Blender"),
 )
 
 
@@ -28,6 +33,16 @@ class RetakePreferences(bpy.types.AddonPreferences):
         description="The retake program, the folder of its environment, its Python, or a command line. "
         f"Empty: what ${BACKEND_VARIABLE} says, else retake on the PATH",
         subtype="FILE_PATH",
+    )
+    device: EnumProperty(
+        name="Device", items=DEVICES, default="auto", description="What the backend renders on, from its next start"
+    )
+    cores: IntProperty(
+        name="CPU Cores",
+        description="How many cores the backend may use at most, from its next start; 0: all of them",
+        default=0,
+        min=0,
+        soft_max=os.cpu_count() or 1,
     )
     start_automatically: BoolProperty(
         name="Start When Needed", description="Generate starts the backend if it does not run", default=True
@@ -47,6 +62,8 @@ class RetakePreferences(bpy.types.AddonPreferences):
         if self.place == "OWN":
             layout.prop(self, "backend_command", placeholder="retake on the PATH")
             layout.prop(self, "cache_folder", placeholder=str(default_home()))
+            layout.prop(self, "device")
+            layout.prop(self, "cores")
             layout.prop(self, "start_automatically")
         else:
             layout.prop(self, "connection_file", placeholder=str(default_home() / connection.FILE_NAME))
@@ -94,7 +111,13 @@ def backend_place(context: bpy.types.Context) -> Place:
     if chosen.place == "RUNNING":
         file = Path(bpy.path.abspath(chosen.connection_file)) if chosen.connection_file else home / connection.FILE_NAME
         return Place(home, connection_file=file, may_start=False)
-    return Place(home, command=bpy.path.abspath(chosen.backend_command), may_start=chosen.start_automatically)
+    return Place(
+        home,
+        command=bpy.path.abspath(chosen.backend_command),
+        device=chosen.device,
+        cores=chosen.cores,
+        may_start=chosen.start_automatically,
+    )
 
 
 register, unregister = bpy.utils.register_classes_factory((RetakePreferences,))

@@ -67,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", help="wait for jobs from Blender", description="Wait for jobs from Blender.")
     serve.add_argument("--home", type=Path, metavar="DIR", help="jobs, assets and the connection file (default: yours)")
+    serve.add_argument("--device", choices=("auto", "cpu"), default="auto", help="cpu: leave the GPU alone (auto)")
+    serve.add_argument("--cores", type=int, default=0, metavar="N", help="CPU cores to render with at most (all)")
     serve.set_defaults(command=_serve)
 
     render = commands.add_parser("render", help="render one edit to a folder", description=_render.__doc__)
@@ -101,7 +103,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     from .broker import server
 
     home = arguments.home or connection.default_home()
-    server.serve(home, started=lambda running: print(f"retake: serving {home} at {running.control}", flush=True))
+    limits = server.Limits(device=arguments.device, cores=arguments.cores)
+    server.serve(home, limits, lambda running: print(f"retake: serving {home} at {running.control}", flush=True))
     return 0
 
 

@@ -16,13 +16,13 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, get_args
 
 from retake_shared import archive
 from retake_shared.errors import BadFile, Cancelled, RetakeError
 from retake_shared.shot import Edit, RenderSettings, Solve, Take
 
-from . import engines
+from . import device, engines
 from .broker.assets import AssetStore
 from .engines.base import Progress, RenderedFrame, RenderRequest
 from .footage import FootageReader, encode_png
@@ -36,15 +36,15 @@ _WAITING_FRAMES = 8
 class Worker:
     """Does the jobs that come over `commands` and tells of them over `output`."""
 
-    def __init__(self, assets: AssetStore, commands: IO[bytes], output: IO[bytes]) -> None:
-        self._assets, self._output = assets, output
+    def __init__(self, assets: AssetStore, device: str, commands: IO[bytes], output: IO[bytes]) -> None:
+        self._assets, self._device, self._output = assets, device, output
         self._jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._cancelled: set[str] = set()
         threading.Thread(target=self._listen, args=(commands,), daemon=True).start()
 
     def run(self) -> None:
         """Work until the process is ended."""
-        self._tell("ready", engines=engines.available(), device=f"CPU, {os.cpu_count()} cores")
+        self._tell("ready", engines=engines.available(), device=self._device)
         while True:
             _Job(self._jobs.get(), self._assets, self._cancelled, self._tell).run()
 
@@ -146,14 +146,17 @@ class _Job:
 
 
 def main() -> None:
-    """Entry of `python -m retake_backend.worker --assets DIR`, started by the broker alone."""
+    """Entry of `python -m retake_backend.worker`, started by the broker alone (`broker.supervisor.worker_command`)."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--assets", type=Path, required=True)
-    assets = AssetStore(parser.parse_args().assets)
+    parser.add_argument("--device", choices=get_args(device.Device), default="auto")
+    parser.add_argument("--cores", type=int, default=0)
+    arguments = parser.parse_args()
+    had = device.restrict(arguments.device, arguments.cores)
     # Libraries print to stdout as they like: they get stderr, and the broker's channel a descriptor of its own.
     output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    Worker(assets, sys.stdin.buffer, output).run()
+    Worker(AssetStore(arguments.assets), had, sys.stdin.buffer, output).run()
 
 
 if __name__ == "__main__":

@@ -46,13 +46,15 @@ class AlreadyRunning(RetakeError):
 class Limits:
     """What a broker allows itself. idle_seconds: it ends after that long without clients and jobs. cache_bytes: assets
     that no job needs are dropped beyond it. asset_bytes: the largest file taken. lease_seconds, cancel_seconds: see
-    `Supervisor`."""
+    `Supervisor`. device, cores: what its worker may use, see `worker_command`."""
 
     idle_seconds: float = 1800.0
     cache_bytes: int = 50 * 1024**3
     asset_bytes: int = 16 * 1024**3
     lease_seconds: float = 60.0
     cancel_seconds: float = 5.0
+    device: str = "auto"
+    cores: int = 0
 
 
 def serve(home: Path, limits: Limits | None = None, started: Callable[[Connection], None] | None = None) -> None:
@@ -97,7 +99,10 @@ class Broker:
         self._transfer = TransferThread(self._context, data, self._assets, limits.asset_bytes, limits.cache_bytes)
         self._transfer.start()
         self._supervisor = Supervisor(
-            self._store, worker_command(self._assets.root), limits.lease_seconds, limits.cancel_seconds
+            self._store,
+            worker_command(self._assets.root, limits.device, limits.cores),
+            limits.lease_seconds,
+            limits.cancel_seconds,
         )
         self._present: set[bytes] = set()  # who said hello and is still connected
         self._subscribers: dict[bytes, _Subscriber] = {}

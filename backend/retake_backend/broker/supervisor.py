@@ -304,9 +304,10 @@ class Supervisor:
                 worker.tell({"kind": "run", "job": worker.assignment.job, "attempt": worker.assignment.attempt, **spec})
 
 
-def worker_command(assets: Path) -> list[str]:
-    """How the broker starts a worker: in its own Python."""
-    return [sys.executable, "-m", "retake_backend.worker", "--assets", str(assets)]
+def worker_command(assets: Path, device: str = "auto", cores: int = 0) -> list[str]:
+    """How the broker starts a worker: in its own Python, with what it may use (see `retake_backend.device`)."""
+    command = [sys.executable, "-m", "retake_backend.worker", "--assets", str(assets)]
+    return [*command, "--device", device, "--cores", str(cores)]
 
 
 def _parse(line: bytes) -> dict[str, Any]:

@@ -281,3 +281,9 @@ def wait_for(client, *wanted, timeout=15):
             if event.kind in wanted:
                 return event
     raise AssertionError(f"no {wanted} within {timeout} s")
+
+
+def test_a_worker_keeps_to_the_cores_it_was_given(start_backend, worker_of):
+    with start_backend(cores=1).client() as client:
+        assert len(worker_of(client).cpu_affinity()) == 1
+        assert client.hello().device == "CPU, 1 core"

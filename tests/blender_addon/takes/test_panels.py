@@ -6,6 +6,8 @@ drawing is looked at in tests/end_to_end/real_window.py.
 
 from __future__ import annotations
 
+import sys
+
 import bpy
 import pytest
 
@@ -183,3 +185,17 @@ def test_the_preferences(add_on, place):
     assert any(text.startswith("Off") for text in Drawn.layout.texts)
     assert preferences.backend_place(bpy.context).may_start == (place == "OWN")
     page.place = "OWN"
+
+
+def test_the_chosen_device_and_cores_reach_the_backend(add_on):
+    from blender_addon import preferences
+
+    page = preferences.preferences(bpy.context)
+    page.backend_command = sys.executable
+    page.device, page.cores = "cpu", 3
+    try:
+        command = preferences.backend_place(bpy.context).serve_command()
+    finally:
+        for name in ("backend_command", "device", "cores"):
+            page.property_unset(name)
+    assert command[-4:] == ["--device", "cpu", "--cores", "3"]
