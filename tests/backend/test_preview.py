@@ -212,6 +212,52 @@ def test_rotated_and_scaled_object_is_exact(walk: tuple) -> None:
     assert psnr(frame.rgb, np.rint(truth).astype(np.uint8), inside) > 33
 
 
+def test_hidden_legs_come_from_the_same_pose_a_cycle_away() -> None:
+    """A figure whose two legs swing past each other walks behind a box of the background, and is lifted above it."""
+    frames, middle, cycle = 21, 10, 8
+    time = np.arange(frames) - middle
+    swing = 0.3 * np.cos(2 * np.pi * time / cycle)
+
+    def part(x: np.ndarray, y: float, z: float, seed: int, half: tuple[float, float]) -> scenes.Board:
+        return scenes.board(np.stack([0.17 * time + x, np.full(frames, y), np.full(frames, z)], 1), seed, half)
+
+    figure = [
+        part(0 * swing, -0.2, 4.0, 2, (0.45, 0.25)),
+        part(swing, 0.45, 3.95, 3, (0.12, 0.4)),
+        part(-swing, 0.45, 4.05, 4, (0.12, 0.4)),
+    ]
+    box = scenes.board(np.tile([0.0, 0.36, 3.0], (frames, 1)), 5, (0.6, 0.36))
+    boards, cameras = [scenes.background(frames), *figure, box], scenes.still_cameras(frames)
+    footage, solve = scenes.shoot(boards, cameras, spacing=0.06)
+    depth = np.array([6.0, 4.0, 3.95, 4.05, 3.0], np.float32)[solve.masks]
+    one = np.array([0, 1, 1, 1, 0])
+    tracks = replace(solve.tracks, objects=one[solve.tracks.objects])
+    solve = Solve(cameras, tracks, masks=one[solve.masks].astype(np.uint8), depth=depth)
+    lift = np.array([0.0, -0.9, 0.0])
+    lifted = [boards[0], *(replace(b, centre=b.centre + lift) for b in figure), box]
+    edit = scenes.translate(Edit.identity(solve), 1, lift)
+    for frame in scenes.render(footage, solve, edit, frames=(middle - 1, middle + 2)):
+        truth, number = scenes.ray_cast(lifted, cameras, frame.index)
+        for leg in (2, 3):
+            assert psnr(frame.rgb, truth, inner(number, leg)) > 28
+
+
+def test_object_passes_behind_what_stands_in_a_still_background() -> None:
+    box = scenes.board(np.tile([0.5, 0.0, 3.0], (FRAMES, 1)), 5)
+    figure = scenes.board(np.tile([-0.9, 0.0, 4.0], (FRAMES, 1)))
+    boards, cameras = [scenes.background(), figure, box], scenes.still_cameras()
+    footage, solve = scenes.shoot(boards, cameras)
+    one = np.array([0, 1, 0])
+    depth = np.array([6.0, 4.0, 3.0], np.float32)[solve.masks]
+    tracks = replace(solve.tracks, objects=one[solve.tracks.objects])
+    solve = Solve(cameras, tracks, masks=one[solve.masks].astype(np.uint8), depth=depth)
+    shift = np.array([0.7, 0.0, 0.0])
+    truth, number = scenes.ray_cast([boards[0], replace(figure, centre=figure.centre + shift), box], cameras, 5)
+    frame = scenes.render(footage, solve, scenes.translate(Edit.identity(solve), 1, shift), frames=(5, 6))[0]
+    np.testing.assert_array_equal(frame.rgb[inner(number, 2)], footage.frame(5)[inner(number, 2)])
+    assert psnr(frame.rgb, truth, inner(number, 1, 4)) > 33
+
+
 # --- holes ---
 
 

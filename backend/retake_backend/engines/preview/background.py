@@ -89,7 +89,8 @@ class Background:
         )
         behind = _filled_depth(smooth, self.width, self.height)
         if leaving is not None:
-            rgb, hole, depth = self.picture(s).copy(), self.mattes.cut(s, leaving), behind
+            rgb, hole = self.picture(s).copy(), self.mattes.cut(s, leaving)
+            depth = self._as_measured(s, behind)
         else:
             rgb, hole, depth, torn_open = self._warped(s, t, motion, smooth, behind)
             behind = behind if torn_open is None else torn_open
@@ -129,6 +130,15 @@ class Background:
         inside = (x >= 0.5) & (y >= 0.5) & (x <= self.width - 0.5) & (y <= self.height - 0.5)
         hidden = cv2.remap(cut.astype(np.uint8), x - 0.5, y - 0.5, cv2.INTER_NEAREST, borderValue=0) > 0
         return rgb.astype(np.uint8, copy=False), ~(valid & inside) | hidden, depth, torn_open
+
+    def _as_measured(self, s: int, behind: Map) -> Map:
+        """The depth of a background that stays as it is: measured where no object lies, `behind` elsewhere."""
+        measured = self.surfaces.measured(s)
+        if measured is None:
+            return behind
+        disparity = measured.grid.to_picture(measured.disparity, self.width, self.height)
+        known = (disparity > 0) & ~self.mattes.cut(s)
+        return np.where(known, 1 / np.where(known, disparity, 1), behind).astype(np.float32)
 
     def _filled(
         self, rgb: Picture, hole: NDArray[np.bool_], behind: Map, s: int, smooth: Inverse, view: View
