@@ -25,8 +25,8 @@ from .takes import JobRecord, TakeOnDisk
 
 TICK = 0.1
 """Seconds between two looks at the link's messages."""
-BUDGET = 0.03
-"""Seconds that one look may take."""
+BUDGET = 0.015
+"""Seconds that one look may take; one message more can take as long again, and the window must not wait 50 ms."""
 
 READING = "reading"
 """What `RetakeState.job` says instead of a folder while the edit is read and the take has none yet."""
