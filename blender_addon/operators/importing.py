@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import bpy
@@ -123,24 +124,23 @@ class RETAKE_OT_import_shot(bpy.types.Operator):
         elif given and not solve:
             solve = given
         if footage and not solve:
-            file = Path(bpy.path.abspath(footage))
-            if not file.exists():
-                raise BadFile("is not there.", str(file), "Choose the video again.")
-            found = pairing.find_solve(file)
-            if found is None:
-                raise BadFile("there is no solve with it.", str(file), "Choose the solver's output as well.")
-            solve = str(found)
+            solve = _partner("video", footage, pairing.find_solve, "solve", "Choose the solver's output as well.")
         elif solve and not footage:
-            file = Path(bpy.path.abspath(solve))
-            if not file.exists():
-                raise BadFile("is not there.", str(file), "Choose the solve again.")
-            found = pairing.find_footage(file)
-            if found is None:
-                raise BadFile("there is no video with it.", str(file), "Choose the footage as well.")
-            footage = str(found)
+            footage = _partner("solve", solve, pairing.find_footage, "video", "Choose the footage as well.")
         if not footage:
             raise BadFile("neither footage nor solve was given.", "import", "Choose a video and its solve.")
         return footage, solve
+
+
+def _partner(kind: str, given: str, find: Callable[[Path], Path | None], what: str, remedy: str) -> str:
+    """What belongs to the file that was given, found beside it. Raises BadFile."""
+    file = Path(bpy.path.abspath(given))
+    if not file.exists():
+        raise BadFile("is not there.", str(file), f"Choose the {kind} again.")
+    found = find(file)
+    if found is None:
+        raise BadFile(f"there is no {what} with it.", str(file), remedy)
+    return str(found)
 
 
 def look_through_camera(context: bpy.types.Context) -> None:
