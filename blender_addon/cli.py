@@ -20,7 +20,7 @@ import bpy
 from retake_shared import edit_script, fitting, formats
 from retake_shared.arguments import add_settings, add_solve, settings
 from retake_shared.errors import RetakeError
-from retake_shared.shot import Edit, RenderSettings, Solve
+from retake_shared.shot import TAKE_FILE, Edit, RenderSettings, Solve
 
 from . import preferences, rendering, take_list, takes
 from .link import Link
@@ -201,7 +201,7 @@ def _from_files(arguments: argparse.Namespace) -> _Job:
 
 def _folder_for(out: Path) -> Path:
     """Where to render: `out` itself, or beside it while it holds an older take, which is kept until the new is whole."""
-    holds_take = (out / takes.TAKE_FILE).exists() or (out / takes.JOB_FILE).exists()
+    holds_take = (out / TAKE_FILE).exists() or (out / takes.JOB_FILE).exists()
     if holds_take:
         return out.with_name(f".{out.name}.{os.getpid()}.part")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

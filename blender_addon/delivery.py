@@ -17,7 +17,7 @@ from retake_shared import archive
 from retake_shared.client import Client, Event, JobSpec
 from retake_shared.errors import BadFile, Cancelled, RetakeError
 from retake_shared.protocol import FINAL, Refused
-from retake_shared.shot import Edit, Solve, Take, frame_name
+from retake_shared.shot import EDIT_FILE, SOLVE_FILE, TAKE_FILE, Edit, Solve, Take, frame_name, holes_name
 
 from . import takes
 from .messages import FrameArrived, LinkMessage, Progress
@@ -107,7 +107,7 @@ class Delivery:
             hashes = [hashlib.sha256(content).hexdigest() for content in (solve, edit)]
             self.record = replace(self.record, solve_sha256=hashes[0], edit_sha256=hashes[1])
             try:
-                takes.write_file(self.folder / takes.EDIT_FILE, edit)
+                takes.write_file(self.folder / EDIT_FILE, edit)
                 takes.write_solve(self.folder, solve, hashes[0])
             except OSError as error:
                 raise takes.cannot_write(self.folder, error) from error
@@ -120,8 +120,8 @@ class Delivery:
         spec = JobSpec(
             footage_sha256=client.ensure_asset(footage, self._moved("sending the footage")),
             footage_name=footage.name,
-            solve_sha256=client.ensure_asset(self.folder / takes.SOLVE_FILE, self._moved("sending the solve")),
-            edit_sha256=client.ensure_asset(self.folder / takes.EDIT_FILE, self._moved("sending the edit")),
+            solve_sha256=client.ensure_asset(self.folder / SOLVE_FILE, self._moved("sending the solve")),
+            edit_sha256=client.ensure_asset(self.folder / EDIT_FILE, self._moved("sending the edit")),
             settings=self.record.settings,
         )
         self.stop_if_asked(self.folder)
@@ -143,7 +143,7 @@ class Delivery:
             index = int(data["index"])
             if not self.record.start <= index < self.record.stop:
                 raise RetakeError(f"frame {index} came, which was not asked for.", "", "Update the backend.")
-            target = self.folder / (frame_name(index) if kind == "rgb" else f"holes_{index:05d}.png")
+            target = self.folder / (frame_name(index) if kind == "rgb" else holes_name(index))
             if not _same_file(target, sha256):
                 client.fetch(sha256, target)
         except Refused as refused:
@@ -160,13 +160,13 @@ class Delivery:
 
     def _complete(self) -> None:
         """Write `take.json`, which says that the take is complete, once it is."""
-        Take.from_json(takes.json_object(self.description, takes.TAKE_FILE))
+        Take.from_json(takes.json_object(self.description, TAKE_FILE))
         missing = set(range(self.record.start, self.record.stop)) - takes.frame_files(self.folder).keys()
         if missing:
             what = f"{len(missing)} frames are missing, the first is {min(missing)}."
             raise RetakeError(what, str(self.folder), "Continue the take.")
         try:
-            takes.write_file(self.folder / takes.TAKE_FILE, self.description)
+            takes.write_file(self.folder / TAKE_FILE, self.description)
         except OSError as error:
             raise takes.cannot_write(self.folder, error) from error
 

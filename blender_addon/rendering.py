@@ -16,7 +16,7 @@ from pathlib import Path
 
 import bpy
 from retake_shared.errors import BadShot, RetakeError
-from retake_shared.shot import Edit, RenderSettings, Solve
+from retake_shared.shot import EDIT_FILE, SOLVE_FILE, Edit, RenderSettings, Solve
 
 from . import preferences, take_list, takes
 from .link import Link
@@ -146,7 +146,7 @@ def begin_again(
     )
     new = takes.create(folder.parent, record)
     try:
-        for name in (takes.SOLVE_FILE, takes.EDIT_FILE):
+        for name in (SOLVE_FILE, EDIT_FILE):
             _link_or_copy(folder / name, new / name)
     except OSError as error:
         takes.delete(new)

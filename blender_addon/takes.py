@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from retake_shared.errors import BadFile, RetakeError
-from retake_shared.shot import RenderSettings, Take
+from retake_shared.shot import SOLVE_FILE, TAKE_FILE, RenderSettings, Take
 
-JOB_FILE, TAKE_FILE, SOLVE_FILE, EDIT_FILE = "job.json", "take.json", "solve.npz", "edit.npz"
+JOB_FILE = "job.json"
 
 STATES = ("rendering", "done", "failed", "cancelled")
 """What a take can be: frames may still come; complete; or ended without being complete."""

@@ -15,18 +15,21 @@ from typing import Any
 
 from retake_shared import archive, edit_script, fitting, formats
 from retake_shared.errors import BadFile, BadShot, RetakeError
-from retake_shared.shot import Edit, RenderSettings, Solve, Take, frame_name
+from retake_shared.shot import (
+    EDIT_FILE,
+    SOLVE_FILE,
+    TAKE_FILE,
+    Edit,
+    RenderSettings,
+    Solve,
+    Take,
+    frame_name,
+    holes_name,
+)
 
 from .engines.base import Progress, RenderRequest
 from .footage import FootageReader, sha256, write_png
 from .render import InputHashes, render_take
-
-TAKE_FILE, SOLVE_FILE, EDIT_FILE = "take.json", "solve.npz", "edit.npz"
-
-
-def holes_name(index: int) -> str:
-    """File name of the hole mask of footage frame `index`."""
-    return f"holes_{index:05d}.png"
 
 
 @dataclass(frozen=True)

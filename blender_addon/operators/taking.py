@@ -8,6 +8,7 @@ import bpy
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty
 from retake_shared import archive
 from retake_shared.errors import RetakeError
+from retake_shared.shot import EDIT_FILE, SOLVE_FILE
 
 from .. import rendering, take_list, takes
 from ..scene import restore, sequencer, shots
@@ -170,8 +171,8 @@ class RETAKE_OT_restore_edit(_TakeOperator, bpy.types.Operator):
     why_not = staticmethod(why_cannot_render)
 
     def act(self, context, root, take, folder) -> set[str]:
-        solve = archive.load_solve(folder / takes.SOLVE_FILE)
-        edit = archive.load_edit(folder / takes.EDIT_FILE)
+        solve = archive.load_solve(folder / SOLVE_FILE)
+        edit = archive.load_edit(folder / EDIT_FILE)
         for note in restore.restore(context, root, solve, edit):
             self.report({"WARNING"}, note)
         settings = takes.read_record(folder).settings

@@ -526,6 +526,15 @@ class Take:
             raise BadShot(f"is not a take description ({error!r}).", where, "Render the take again.") from error
 
 
+TAKE_FILE, SOLVE_FILE, EDIT_FILE = "take.json", "solve.npz", "edit.npz"
+"""What lies beside a take's frames, whoever rendered it: the Take, and the archives of its exact inputs."""
+
+
 def frame_name(index: int) -> str:
     """File name of footage frame `index` of a take."""
     return f"frame_{index:05d}.png"
+
+
+def holes_name(index: int) -> str:
+    """File name of the mask of what was invented in footage frame `index` of a take."""
+    return f"holes_{index:05d}.png"
