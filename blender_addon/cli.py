@@ -129,7 +129,7 @@ class _Job:
 def _render(arguments: argparse.Namespace) -> int:
     """Render the shot of the open .blend as it is keyed; or a video, its solve and an edit, without any .blend."""
     job = _from_files(arguments) if arguments.footage or arguments.solve else _from_scene(arguments)
-    job = replace(job, settings=replace(job.settings, **settings(arguments)))
+    job = replace(job, settings=job.settings.changed(settings(arguments)))
     start, stop = job.settings.frame_range(job.solve)
     record = JobRecord(job.shot, str(job.footage), job.settings, start, stop)
 

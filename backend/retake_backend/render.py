@@ -21,6 +21,7 @@ class InputHashes:
     footage: str
     solve: str
     edit: str
+    first_frame: str = ""
 
 
 def render_take(request: RenderRequest, hashes: InputHashes, report: Report) -> Iterator[RenderedFrame | Take]:
@@ -52,6 +53,7 @@ def render_take(request: RenderRequest, hashes: InputHashes, report: Report) -> 
         footage_sha256=hashes.footage,
         solve_sha256=hashes.solve,
         edit_sha256=hashes.edit,
+        first_frame_sha256=hashes.first_frame,
         width=width,
         height=height,
         fps=footage.fps,

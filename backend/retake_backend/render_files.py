@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def open_job(footage: Path, solve: Path, edit: Path, changes: dict[str, Any], st
         for note in (*reader.notes, *read_notes, *fit_notes):
             print(f"retake: {note}", file=sys.stderr)
         target, settings = edit_script.load(edit, bound)
-        return _job(reader, bound, target, replace(settings, **changes))
+        return _job(reader, bound, target, settings.changed(changes))
     except BaseException:
         reader.close()
         raise
@@ -71,7 +71,7 @@ def open_take(folder: Path, footage: Path, changes: dict[str, Any]) -> Job:
             "Give the very file that the take was made from.",
         )
     solve, edit = read_inputs(folder, take)
-    return _job(FootageReader(footage), solve, edit, replace(take.settings, **changes))
+    return _job(FootageReader(footage), solve, edit, take.settings.changed(changes))
 
 
 def read_inputs(folder: Path, take: Take) -> tuple[Solve, Edit]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,27 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, metavar="N")
     parser.add_argument("--size", type=size, metavar="WxH", help="of the take, in pixels (the footage's)")
     parser.add_argument("--frames", type=frames, metavar="A:B", help="footage frames A to B - 1 (all)")
+    parser.add_argument(
+        "--option", action="append", type=option, metavar="NAME=VALUE", help="one of the engine's own; may be repeated"
+    )
 
 
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Those of SETTINGS that the command line named."""
-    return {name: value for name in SETTINGS if (value := getattr(arguments, name)) is not None}
+    """Those of SETTINGS that the command line named, and `options` where it named any."""
+    named = {name: value for name in SETTINGS if (value := getattr(arguments, name)) is not None}
+    return {**named, "options": dict(arguments.option)} if arguments.option else named
+
+
+def option(text: str) -> tuple[str, Any]:
+    """NAME=VALUE, the value a JSON number, true or false, else a word. Raises argparse.ArgumentTypeError."""
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f"{text} is not NAME=VALUE, as in steps=30")
+    try:
+        parsed = json.loads(value)
+    except ValueError:
+        return name, value
+    return name, parsed if isinstance(parsed, int | float | bool) else value
 
 
 def size(text: str) -> tuple[int, int]:

@@ -402,6 +402,12 @@ class RenderSettings:
                 "Use 16 .. 8192 px a side.",
             )
 
+    def changed(self, changes: dict[str, Any]) -> RenderSettings:
+        """These settings with the named fields replaced. Options are replaced one by one; those of another engine go."""
+        engine = changes.get("engine", self.engine)
+        kept = self.options if engine == self.engine else {}
+        return replace(self, **{**changes, "options": {**kept, **changes.get("options", {})}})
+
     def frame_range(self, solve: Solve) -> tuple[int, int]:
         """(start, stop) inside the solve. Raises BadShot when the range leaves it."""
         start, stop = self.frames or (0, len(solve))
@@ -465,7 +471,8 @@ class Take:
     """One rendered result: everything needed to render it again.
 
     The frames lie beside as `frame_00000.png` (numbered as in the footage). footage_sha256, solve_sha256 and
-    edit_sha256 name the exact inputs; notes say in words what the engine had to decide.
+    edit_sha256 name the exact inputs, and first_frame_sha256 the picture file of an edited first frame ("" without);
+    notes say in words what the engine had to decide.
     """
 
     settings: RenderSettings
@@ -482,6 +489,7 @@ class Take:
     device: str = ""
     created: str = ""
     notes: tuple[str, ...] = ()
+    first_frame_sha256: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The content of `take.json`."""
@@ -500,6 +508,7 @@ class Take:
             "device": self.device,
             "created": self.created,
             "notes": list(self.notes),
+            **({"first_frame_sha256": self.first_frame_sha256} if self.first_frame_sha256 else {}),
         }
 
     @classmethod
@@ -521,13 +530,15 @@ class Take:
                 device=str(data.get("device", "")),
                 created=str(data.get("created", "")),
                 notes=tuple(str(n) for n in data.get("notes", ())),
+                first_frame_sha256=str(data.get("first_frame_sha256", "")),
             )
         except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
             raise BadShot(f"is not a take description ({error!r}).", where, "Render the take again.") from error
 
 
-TAKE_FILE, SOLVE_FILE, EDIT_FILE = "take.json", "solve.npz", "edit.npz"
-"""What lies beside a take's frames, whoever rendered it: the Take, and the archives of its exact inputs."""
+TAKE_FILE, SOLVE_FILE, EDIT_FILE, FIRST_FRAME_FILE = "take.json", "solve.npz", "edit.npz", "first_frame.png"
+"""What lies beside a take's frames, whoever rendered it: the Take, the archives of its exact inputs, and the edited
+first frame where it was made from one."""
 
 
 def frame_name(index: int) -> str:

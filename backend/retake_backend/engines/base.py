@@ -15,12 +15,16 @@ from ..footage import FootageReader
 
 @dataclass(frozen=True)
 class RenderRequest:
-    """A whole job in plain data. `solve` and `edit` belong together (`Edit.check_against` has passed)."""
+    """A whole job in plain data. `solve` and `edit` belong together (`Edit.check_against` has passed).
+
+    first_frame: (H, W, 3) uint8 sRGB, an edited picture of the range's first frame at any size, or None.
+    """
 
     footage: FootageReader
     solve: Solve
     edit: Edit
     settings: RenderSettings
+    first_frame: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,15 @@ class RenderedFrame:
 
 @dataclass(frozen=True)
 class Progress:
-    """done of total steps of `stage`, a word or two for the artist ("reading footage", "rendering")."""
+    """done of total steps of `stage`, a word or two for the artist ("reading footage", "rendering").
+
+    picture: (h, w, 3) uint8 sRGB at any size, a rough look at what is being made, or None.
+    """
 
     stage: str
     done: int
     total: int
+    picture: NDArray[np.uint8] | None = None
 
 
 Report = Callable[[Progress], None]

@@ -1,0 +1,211 @@
+"""The engines' names and their options: one table for the panel, the command line and the engines themselves.
+
+A panel draws from it before any backend runs; an engine reads its settings through `checked`, which fills in what was
+left out and refuses what makes no sense. What an engine can do at the moment (which weights are here) only the
+backend knows: it says so in `welcome`, see `protocol`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .errors import BadShot
+
+Kind = Literal["choice", "whole", "number", "switch"]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One setting of an engine. default also tells its type.
+
+    low, high: inclusive, for "whole" and "number". choices: (value, label, description) of each, for "choice".
+    """
+
+    name: str
+    label: str
+    description: str
+    kind: Kind
+    default: str | int | float | bool
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple[tuple[str, str, str], ...] = ()
+
+    def checked(self, value: Any) -> str | int | float | bool:
+        """The value in its own type. Raises BadShot naming the option and what it takes."""
+        where = f"settings.options.{self.name}"
+        if self.kind == "choice":
+            names = [name for name, _, _ in self.choices]
+            if value not in names:
+                raise BadShot(f"is {value!r:.40}.", where, f"Use one of {', '.join(names)}.")
+            return str(value)
+        if self.kind == "switch":
+            if not isinstance(value, bool):
+                raise BadShot(f"is {value!r:.40}.", where, "Use true or false.")
+            return value
+        whole = self.kind == "whole"
+        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not good or not self.low <= value <= self.high or (whole and value != int(value)):
+            what = "a whole number" if whole else "a number"
+            raise BadShot(f"is {value!r:.40}.", where, f"Use {what} from {self.low:g} to {self.high:g}.")
+        return int(value) if whole else float(value)
+
+
+@dataclass(frozen=True)
+class EngineDescription:
+    """An engine as the artist chooses it. weights: names in the backend's catalogue that it cannot do without."""
+
+    name: str
+    label: str
+    description: str
+    options: tuple[Option, ...] = ()
+    weights: tuple[str, ...] = ()
+
+    def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Every option of this engine, the given ones checked. Raises BadShot for one that it does not have."""
+        known = {option.name: option for option in self.options}
+        unknown = sorted(options.keys() - known.keys())
+        if unknown:
+            have = f"It has: {', '.join(known)}." if known else "It has none."
+            raise BadShot(f"{self.name} has no such option.", f"settings.options.{unknown[0]}", have)
+        return {name: option.checked(options.get(name, option.default)) for name, option in known.items()}
+
+
+_DENOISING = (
+    Option(
+        "quality", "Quality", "How much time goes into each frame", "choice", "standard",
+        choices=(
+            ("fast", "Fast", "Few steps without guidance; needs the distilled weights"),
+            ("standard", "Standard", "All steps, those that change little reuse the one before"),
+            ("best", "Best", "All steps, every one computed"),
+        ),
+    ),
+    Option("steps", "Steps", "Denoising steps; 0 = what the quality says", "whole", 0, 0, 200),
+    Option("guidance", "Guidance", "How strictly the prompt is followed; 0 = what the quality says, 1 = off",
+           "number", 0.0, 0, 30),
+    Option(
+        "scheduler", "Scheduler", "How a step follows from the one before", "choice", "auto",
+        choices=(
+            ("auto", "Automatic", "What the quality says"),
+            ("unipc", "UniPC", "Second order; the model's own"),
+            ("euler", "Euler", "First order"),
+            ("few-step", "Few-step", "For distilled weights"),
+        ),
+    ),
+    Option("shift", "Shift", "More of the steps go to the coarse picture; 0 = the model's own", "number", 0.0, 0, 20),
+    Option("strength", "Strength", "1 = from noise alone; less keeps more of the picture that it starts from",
+           "number", 1.0, 0.05, 1),
+    Option(
+        "start", "Start from", "The picture that is kept where the strength is below 1", "choice", "preview",
+        choices=(
+            ("preview", "Preview", "The footage moved along the edit by geometry alone"),
+            ("footage", "Footage", "The footage as it was shot"),
+        ),
+    ),
+    Option("working_size", "Working size", "Longer side in pixels that the model works at; 0 = what it was trained on",
+           "whole", 0, 0, 4096),
+    Option(
+        "fit", "Fit", "How the picture comes to a size the model can take", "choice", "pad",
+        choices=(
+            ("pad", "Pad", "Proportions kept, the edges continued and cut off again"),
+            ("resize", "Resize", "Stretched by a few pixels"),
+        ),
+    ),
+    Option("window", "Window", "Frames made together; longer shots are made in several windows", "whole", 81, 5, 241),
+    Option("overlap", "Overlap", "Frames that a window takes over from the one before", "whole", 17, 1, 81),
+    Option(
+        "memory", "Memory", "Of the GPU; less is slower", "choice", "auto",
+        choices=(
+            ("auto", "Automatic", "What the device has"),
+            ("24", "24 GB", "Everything stays on the GPU"),
+            ("12", "12 GB", "The model stays on the GPU, the rest comes and goes"),
+            ("8", "8 GB", "Weights in 8 bits"),
+            ("6", "6 GB", "Weights in 8 bits, a few blocks at a time"),
+            ("cpu", "CPU", "No GPU is used; slow"),
+        ),
+    ),
+    Option("show", "Show it grow", "A rough picture of the take after every step", "switch", True),
+)  # fmt: skip
+
+
+def _tracks(default: int) -> Option:
+    return Option("tracks", "Tracks", "At most so many tracks guide the picture", "whole", default, 0, 20_000)
+
+
+ENGINES = (
+    EngineDescription(
+        "preview",
+        "Preview",
+        "Geometric reprojection of the footage, on the CPU, in seconds",
+        (
+            Option(
+                "fill", "Fill", "What to put where the frame shows nothing", "choice", "all",
+                choices=(
+                    ("all", "Everything", "Other frames of the footage, then invention"),
+                    ("frames", "Frames", "Other frames of the footage; the rest stays grey"),
+                    ("none", "Nothing", "Holes stay grey"),
+                ),
+            ),
+        ),
+    ),
+    EngineDescription(
+        "edit-by-track",
+        "Edit-by-Track",
+        "Camera and objects follow the edited tracks (Wan 1.3B)",
+        (*_DENOISING, _tracks(2000)),
+        ("wan2.1-t2v-1.3b", "edit-by-track"),
+    ),
+    EngineDescription(
+        "track2view",
+        "Track2View",
+        "The same action from another camera (Wan 1.3B)",
+        (*_DENOISING, _tracks(1152)),
+        ("wan2.1-t2v-1.3b", "track2view"),
+    ),
+    EngineDescription(
+        "trajectory-attention",
+        "Trajectory Attention",
+        "A camera move on one image or on the footage, or the footage's motion for an edited first frame",
+        (
+            Option(
+                "use", "Use", "What moves, and where the picture comes from", "choice", "video",
+                choices=(
+                    ("video", "Footage", "The footage, along the edited camera and objects"),
+                    ("image", "One image", "One frame of the footage, along the edited camera"),
+                    ("first-frame", "First frame", "An edited picture of the first frame, with the footage's motion"),
+                ),
+            ),
+            Option("image_frame", "Image", "Footage frame that is the one image", "whole", 0, 0, 1_000_000),
+            Option(
+                "base", "Base", "The video model that the trajectories steer", "choice", "wan",
+                choices=(
+                    ("wan", "Wan 1.3B", "Attention over all tokens"),
+                    ("svd", "Stable Video Diffusion", "Attention over time; 25 frames, no prompt"),
+                ),
+            ),
+            *_DENOISING,
+            _tracks(2000),
+        ),
+        ("wan2.1-t2v-1.3b", "trajectory-attention"),
+    ),
+    EngineDescription(
+        "vace",
+        "VACE",
+        "The preview is repainted where the footage shows nothing; public weights (Wan 1.3B)",
+        (
+            *_DENOISING,
+            Option("control", "Control", "How strictly the preview is kept", "number", 1.0, 0, 2),
+            Option("grow", "Grow holes", "Pixels by which holes widen, so that torn edges are repainted",
+                   "whole", 8, 0, 64),
+        ),
+        ("wan2.1-vace-1.3b",),
+    ),
+)  # fmt: skip
+"""Every engine that ships with Retake, in the order the artist sees them."""
+
+
+def describe(name: str) -> EngineDescription | None:
+    """The engine of that name, None for one that came with RETAKE_ENGINES."""
+    return next((engine for engine in ENGINES if engine.name == name), None)
