@@ -23,17 +23,21 @@ from typing import Any
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionModel
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from retake_shared.errors import BadFile
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..conditioning.trajectory_attention import TrajectoryAttention
 from .wan import LoraSettings, RetakeWanTransformer, RopePositions, add_lora
 
 CONDITIONER_WEIGHTS = "diffusion_pytorch_model.safetensors"
 LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
 _LORA_PREFIX = "transformer."
+BaseModel = WanTransformer3DModel | UNetSpatioTemporalConditionModel
+"""What parts can stand on: Wan's transformer or Stable Video Diffusion's UNet."""
 _TRAIN_AGAIN = "Use the base it was trained on, or train it on this one."
 
 
@@ -42,7 +46,7 @@ class Base:
     """Which model a part was trained on.
 
     name: as people know it, e.g. "Wan-AI/Wan2.1-T2V-1.3B-Diffusers". configuration: the model's own, rope_positions
-    included. weights: sha256 over its patch and time embeddings rounded to bfloat16, so that the same weights are
+    included. weights: sha256 over its first layer and time embedding rounded to bfloat16, so that the same weights are
     known again at any precision they are loaded with.
     """
 
@@ -51,13 +55,15 @@ class Base:
     weights: str
 
     @classmethod
-    def of(cls, transformer: WanTransformer3DModel, name: str) -> Base:
+    def of(cls, model: BaseModel, name: str) -> Base:
         digest = hashlib.sha256()
-        for module in (transformer.patch_embedding, transformer.condition_embedder.time_embedder):
+        wan = isinstance(model, WanTransformer3DModel)
+        first, time = ("patch_embedding", "condition_embedder.time_embedder") if wan else ("conv_in", "time_embedding")
+        for module in (model.get_submodule(first), model.get_submodule(time)):
             for key, value in sorted(module.state_dict().items()):
                 rounded = value.detach().to("cpu", torch.bfloat16).contiguous()
                 digest.update(f"{key} {tuple(rounded.shape)}".encode() + rounded.view(torch.uint8).numpy().tobytes())
-        return cls(name, _configuration(transformer), digest.hexdigest())
+        return cls(name, _configuration(model), digest.hexdigest())
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,7 @@ def load_base(
 
 def save_parts(
     folder: Path,
-    transformer: RetakeWanTransformer,
+    transformer: BaseModel,
     *,
     base: str,
     licence: str,
@@ -138,7 +144,7 @@ def save_parts(
 
 def load_parts(
     folder: Path,
-    transformer: RetakeWanTransformer,
+    transformer: BaseModel,
     conditioners: Iterable[type[ModelMixin]] = (),
     *,
     other_weights: bool = False,
@@ -151,7 +157,7 @@ def load_parts(
     of the transformer changes. Raises BadFile: a part of another base, a key that is missing, unknown or of another
     shape, a file that is no safetensors.
     """
-    known = {cls.__name__: cls for cls in conditioners}
+    known: dict[str, type[ModelMixin]] = {cls.__name__: cls for cls in conditioners}
     conditioner: ModelMixin | None = None
     licences: dict[str, str] = {}
     here = Base.of(transformer, "this base")
@@ -171,6 +177,7 @@ def load_parts(
         )
     if lora is not None:
         settings, weights = lora
+        assert isinstance(transformer, WanTransformer3DModel)  # its keys were found there
         trainable = [p for p in transformer.parameters() if p.requires_grad]
         active = transformer.active_adapters() if getattr(transformer, "peft_config", None) else []
         add_lora(transformer, settings, lora_name)
@@ -181,9 +188,32 @@ def load_parts(
     return Parts(conditioner, None if lora is None else lora_name, licences)
 
 
-def _configuration(transformer: WanTransformer3DModel) -> dict[str, Any]:
+def save_branches(folder: Path, model: BaseModel, branches: TrajectoryAttention, *, base: str, licence: str) -> None:
+    """Save the trajectory branches of Wan or of Stable Video Diffusion, as the conditioner of `save_parts`."""
+    save_parts(folder, model, base=base, licence=licence, conditioner=branches)
+
+
+def load_branches(folder: Path, model: BaseModel, *, other_weights: bool = False) -> TrajectoryAttention:
+    """The trajectory branches under `folder`, joined to this base; a LoRA beside them is put on it too (Wan).
+
+    They change nothing until `TrajectoryAttention.follow` names trajectories. Raises BadFile as `load_parts` does,
+    also where the folder holds no branches or they stand beside layers that this base has not.
+    """
+    branches = load_parts(folder, model, [TrajectoryAttention], other_weights=other_weights).conditioner
+    if branches is None:
+        raise BadFile("holds no trajectory branches.", str(folder), "Choose a folder that has them.")
+    assert isinstance(branches, TrajectoryAttention)
+    joined: TrajectoryAttention = branches
+    try:
+        joined.attach(model)
+    except ValueError as error:
+        raise BadFile(f"does not fit this base: {error}.", str(folder), _TRAIN_AGAIN) from error
+    return joined
+
+
+def _configuration(model: BaseModel) -> dict[str, Any]:
     """The model's configuration as JSON keeps it, without diffusers' private notes."""
-    kept = {key: value for key, value in transformer.config.items() if not key.startswith("_")}
+    kept = {key: value for key, value in model.config.items() if not key.startswith("_")}
     return json.loads(json.dumps(kept))  # type: ignore[no-any-return]
 
 
@@ -254,9 +284,7 @@ def _read_conditioner(folder: Path, part: dict[str, Any], known: Mapping[str, ty
     return conditioner.eval()  # type: ignore[no-any-return]
 
 
-def _read_lora(
-    folder: Path, part: dict[str, Any], transformer: WanTransformer3DModel
-) -> tuple[LoraSettings, dict[str, Tensor]]:
+def _read_lora(folder: Path, part: dict[str, Any], transformer: BaseModel) -> tuple[LoraSettings, dict[str, Tensor]]:
     """Settings and weights of a LoRA, its keys without the prefix, all of which fit this transformer."""
     written = part["configuration"]
     try:
@@ -273,7 +301,7 @@ def _read_lora(
     return settings, {key.removeprefix(_LORA_PREFIX): value for key, value in weights.items()}
 
 
-def _lora_settings(transformer: WanTransformer3DModel, name: str) -> LoraSettings:
+def _lora_settings(transformer: BaseModel, name: str) -> LoraSettings:
     """The settings `add_lora` was called with for this adapter."""
     adapter = getattr(transformer, "peft_config", {}).get(name)
     if adapter is None:
