@@ -6,6 +6,7 @@ on any CPU; their pictures mean nothing, and every take made with them says so. 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -191,3 +192,15 @@ _WRITERS: dict[str, Callable[[Path], None]] = {
     "trajectory-attention": _write_branches(lambda: _wan(RetakeWanTransformer), "wan2.1-t2v-1.3b"),
     "trajectory-attention-svd": _write_branches(_svd, "svd-xt"),
 }
+
+
+def main() -> None:
+    """`python -m retake_backend.models.random_weights FOLDER [NAME ...]`: write those models, or all, under FOLDER."""
+    folder, *names = sys.argv[1:]
+    for name in names or _WRITERS:
+        if not (Path(folder) / name).exists():
+            write_random(name, Path(folder) / name)
+
+
+if __name__ == "__main__":
+    main()
