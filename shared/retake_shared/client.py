@@ -37,6 +37,8 @@ __all__ = [
     "Event",
     "JobSpec",
     "JobState",
+    "ModelState",
+    "Models",
     "Refused",
     "Snapshot",
     "StartFailed",
@@ -55,8 +57,9 @@ class StartFailed(RetakeError):
 
 @dataclass(frozen=True)
 class BrokerInfo:
-    """What a broker says of itself. worker: starting, idle, busy or failing. engines: name, label, needs of each; they
-    and the device are known once the worker has started (`worker` is no longer "starting")."""
+    """What a broker says of itself. worker: starting, idle, busy or failing. engines: {name, label, description, ready,
+    missing} of each, see `protocol`; they and the device are known once the worker has started (`worker` is no longer
+    "starting"), and the event `engines` tells when they change."""
 
     version: int
     software: str
@@ -64,19 +67,21 @@ class BrokerInfo:
     nonce: str
     pid: int
     worker: str
-    engines: tuple[dict[str, str], ...]
+    engines: tuple[dict[str, Any], ...]
     device: str
 
 
 @dataclass(frozen=True)
 class JobSpec:
-    """A job: assets by sha256 (see `Client.ensure_asset`) and what is asked of the engine. footage_name: for lists."""
+    """A job: assets by sha256 (see `Client.ensure_asset`) and what is asked of the engine. footage_name: for lists.
+    first_frame_sha256: an image file, an edited picture of the job's first frame; "" for none."""
 
     footage_sha256: str
     footage_name: str
     solve_sha256: str
     edit_sha256: str
     settings: RenderSettings
+    first_frame_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,14 +112,54 @@ class JobState:
 
 
 @dataclass(frozen=True)
+class ModelState:
+    """A model of the backend's catalogue. kind: base or parts. nbytes: how much it takes, about.
+
+    state: missing, partial, installed or damaged. task: "" (none), waiting, pull, verify or remove; done, total: its
+    progress in bytes, total 0 while unknown. error: {what, where, remedy} of the last task if that failed.
+    """
+
+    name: str
+    label: str = ""
+    kind: str = "base"
+    nbytes: int = 0
+    licence: str = ""
+    licence_url: str = ""
+    state: str = "missing"
+    random: bool = False
+    task: str = ""
+    done: int = 0
+    total: int = 0
+    error: dict[str, str] | None = None
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ModelState:
+        """Read what the broker says of a model: in a reply, or as the data of the event `model`."""
+        known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
+        return cls(**known | {"nbytes": data.get("bytes", 0)})
+
+
+@dataclass(frozen=True)
+class Models:
+    """The backend's catalogue. place: the folder where its models lie."""
+
+    place: str
+    models: tuple[ModelState, ...]
+
+
+@dataclass(frozen=True)
 class Event:
-    """Something that happened to a job; see `protocol` for the kinds and their data. sequence 0: not stored."""
+    """Something that happened to a job; see `protocol` for the kinds and their data. sequence 0: not stored.
+
+    job: "" for the kinds `engines` and `model`, which are of no job. picture: the JPEG of a `picture`.
+    """
 
     epoch: str
     job: str
     sequence: int
     kind: str
     data: dict[str, Any]
+    picture: bytes = b""
 
     @property
     def final(self) -> bool:
@@ -225,6 +270,7 @@ class Client:
         """Hand in a job; when this returns its id, the job is stored and will be done. Give `job` (32 hex digits) to
         repeat a submit whose reply was lost: it is done once. Raises Refused (missing_assets, disk_full, ...)."""
         job = job or uuid.uuid4().hex
+        further = {"first_frame": spec.first_frame_sha256} if spec.first_frame_sha256 else {}
         self._control.ask(
             "submit",
             self.timeout,
@@ -234,17 +280,19 @@ class Client:
             solve=spec.solve_sha256,
             edit=spec.edit_sha256,
             settings=spec.settings.to_json(),
+            **further,
         )
         return job
 
     def subscribe(self, since: tuple[str, int] | None = None, job: str | None = None) -> Snapshot:
         """Have events sent from now on: of one job, or of all. since: (epoch, sequence) last seen, whose successors
-        are sent too; ("", 0) = from the beginning; None = only what comes. A later subscription replaces this one."""
+        are sent too; ("", 0) = from the beginning; None = only what comes. A later subscription replaces this one.
+        Events of no job (`engines`, `model`) come without any."""
         fields: dict[str, Any] = {} if job is None else {"job": job}
         if since is not None:
             fields |= {"epoch": since[0], "since": since[1]}
         reply = self._control.ask("subscribe", self.timeout, **fields).fields
-        self._control.forget_unasked()  # what came before the reply belongs to the subscription before
+        self._control.forget_unasked_of_jobs()  # what came before the reply belongs to the subscription before
         jobs = tuple(JobState.from_json(entry) for entry in reply["jobs"])
         return Snapshot(reply["epoch"], reply["sequence"], jobs)
 
@@ -259,15 +307,15 @@ class Client:
         return events
 
     def events(self, job: str, since: tuple[str, int] = ("", 0), timeout: float | None = None) -> Iterator[Event]:
-        """Follow one job from `since` to its end. Raises BackendGone, and Refused("unknown") for an unknown job.
-        timeout: the longest silence in seconds that is put up with, None = any."""
+        """Follow one job from `since` to its end; events of no job are dropped meanwhile. Raises BackendGone, and
+        Refused("unknown") for an unknown job. timeout: the longest silence in seconds that is put up with, None = any."""
         if self.subscribe(since, job).jobs == ():
             raise Refused("unknown", "the backend does not know this job.", job, "Generate again.")
         while True:
             message = self._control.unasked(3600.0 if timeout is None else timeout)
             if message is None and timeout is not None:
                 raise BackendGone(f"nothing heard of the job for {timeout:g} s.", self.where.control)
-            if message is not None and message.fields.get("event") != "beat":
+            if message is not None and message.fields.get("job") == job:
                 event = _event(message)
                 yield event
                 if event.final:
@@ -290,6 +338,33 @@ class Client:
         """The latest jobs of this backend, newest first, other clients' too."""
         entries = self._control.ask("jobs", self.timeout).fields["jobs"]
         return [JobState.from_json(entry) for entry in entries]
+
+    def models(self) -> Models:
+        """The catalogue, and which of its models are here. The events `model` tell what changes from now on."""
+        reply = self._control.ask("models", self.timeout).fields
+        return Models(str(reply["place"]), tuple(ModelState.from_json(entry) for entry in reply["models"]))
+
+    def pull(self, model: str) -> ModelState:
+        """Have a model of the catalogue downloaded, or a stopped download gone on with; returns at once. Needs the
+        internet on the backend's machine. Raises Refused (no_model)."""
+        return ModelState.from_json(self._control.ask("pull", self.timeout, model=model).fields)
+
+    def stop(self, model: str) -> ModelState:
+        """End what is being done with a model; a download can be gone on with later. Raises Refused (no_model)."""
+        return ModelState.from_json(self._control.ask("stop", self.timeout, model=model).fields)
+
+    def verify(self, model: str) -> ModelState:
+        """Have a model's files compared with their checksums; returns at once. Raises Refused (no_model)."""
+        return ModelState.from_json(self._control.ask("verify", self.timeout, model=model).fields)
+
+    def remove(self, model: str) -> ModelState:
+        """Have a model deleted from the disk; returns at once. Raises Refused (no_model; busy while a job runs)."""
+        return ModelState.from_json(self._control.ask("remove", self.timeout, model=model).fields)
+
+    def free(self) -> None:
+        """Have the worker let go of the models that it keeps in memory between jobs, and wait until it has. Raises
+        Refused (busy while a job runs)."""
+        self._control.ask("free", self.timeout + 30)
 
     def fetch(self, sha256: str, into: Path, progress: Moved | None = None) -> int:
         """Fetch an asset into the file `into`, which appears only when complete and right; return its size.
@@ -329,8 +404,9 @@ class Client:
 
 
 def _event(message: Message) -> Event:
-    fields = message.fields
-    return Event(fields["epoch"], fields["job"], fields["sequence"], fields["event"], fields["data"])
+    fields, kind = message.fields, message.fields["event"]
+    picture = bytes(memoryview(message.buffers[0])) if kind == "picture" and message.buffers else b""
+    return Event(fields["epoch"], fields["job"], fields["sequence"], kind, fields["data"], picture)
 
 
 def start_or_find(home: Path, command: Sequence[str], timeout: float = 30.0) -> Client:

@@ -14,12 +14,16 @@ path, a URL or a pickle. Files are **assets**, named by the sha256 of their byte
 A broker owns two sockets, so that a cancel never waits behind pixels. On the **control** socket:
 
     hello      {versions, software}             -> welcome {chosen, versions, software, nonce, epoch, pid, worker, engines, device}
-    submit     {job, name, footage, solve, edit, settings}  -> accepted {job, state}: stored on disk before it is said
+    submit     {job, name, footage, solve, edit, settings, first_frame?}
+                                                -> accepted {job, state}: stored on disk before it is said
     cancel     {job}                            -> state {job}: asked for; the event `cancelled` says that it has happened
     jobs       {job?}                           -> jobs {jobs}: newest first
     subscribe  {epoch, since, job?}             -> snapshot {epoch, sequence, jobs}, and from then on events
     release    {job}                            -> state: the client holds the take; its files may leave the cache
     stats      {}                               -> stats {...}: counters since the broker started
+    models     {}                               -> models {models, place}: every model of the catalogue, and their folder
+    pull, stop, verify, remove  {model}         -> model {...}: asked for; the events `model` tell what comes of it
+    free       {}                               -> freed {}: no model is held in memory any more
     shutdown   {}                               -> goodbye {}; running jobs are done by the next broker
 
 On the **data** socket, each request moves at most one chunk of 1 MiB; a client keeps at most WINDOW of them
@@ -33,16 +37,37 @@ unanswered, which is the credit it has:
 highest in common is `chosen`. Anything may be answered by **refused** {reason, what, where, remedy}, with `reason` one
 word of `REASONS`.
 
-**Events** {epoch, job, sequence, time, event, data} come without being asked for, in order, to those who subscribed
-(`beat`, every few seconds, to all who said hello: it is how the broker notices that one has left):
+**Events** {epoch, job, sequence, time, event, data} come without being asked for. Those of jobs come in order, to those
+who subscribed:
 
     queued {attempt, why}    running {attempt}    frame {kind, index, sha256, nbytes}: kind is rgb, holes or take (no index)
-    done {}    failed {what, where, remedy}    cancelled {}    progress {stage, done, total}    beat {}
+    done {}    failed {what, where, remedy}    cancelled {}    progress {stage, done, total}
+    picture {} + one buffer: a JPEG of at most PICTURE_SIDE pixels, a rough look at what is being made
 
 `sequence` counts the stored events of all jobs; it survives the broker. `epoch` names that count: a client that comes
-back with the epoch and the last sequence it saw is sent all that it missed. `progress` and `beat` are not stored and
-carry sequence 0; the last progress of a job is in its snapshot. A job is first `submit`ted under an id that the client
-makes (32 hex digits), so that sending it again after a lost reply changes nothing.
+back with the epoch and the last sequence it saw is sent all that it missed. `progress`, `picture` and the events below
+are not stored, carry sequence 0, and a later one may take the place of one not yet sent; the last progress of a job is
+in its snapshot. A job is first `submit`ted under an id that the client makes (32 hex digits), so that sending it again
+after a lost reply changes nothing. Its footage, solve, edit and first_frame (an edited picture of its first frame, an
+image file) are assets.
+
+To all who said hello, with the job "":
+
+    engines {engines, device}: what `welcome` says of them, when it has changed
+    model {...}: a model whose state, task or progress has changed
+    beat {}: every few seconds; it is how the broker notices that one has left
+
+An **engine** is {name, label, description, ready, missing}; missing lists the models that it needs and that are not
+here, each {name, label, bytes, licence}.
+
+A **model** is {name, label, kind, bytes, licence, licence_url, state, random, task, done, total, error}. kind: "base", or
+"parts" for trained parts that work on a base. bytes: how much it takes, about. state: what lies in the folder: missing,
+partial (of a download that stopped; `pull` goes on with it), installed or damaged. random: its weights are random, for
+trials. task: what is being done with it: "" for nothing, waiting (tasks are done one after the other), pull, verify or
+remove; done and total: the task's progress in bytes, total 0 while unknown. error: {what, where, remedy} of its last task
+if that failed, else null. `stop` ends a task (and keeps what a pull has so far), on a model without one it changes
+nothing. Requests name models of the catalogue, nothing else: what there is to fetch, and from where, the backend alone
+knows. `remove` and `free` are refused with "busy" while a job runs.
 """
 
 from __future__ import annotations
@@ -64,6 +89,9 @@ MAX_BUFFERS = 16
 MAX_DEPTH = 16
 """How deep the JSON of a header may nest: engine options are flat, and readers recurse."""
 WINDOW = 8
+PICTURE_SIDE = 512
+"""Longer side in pixels of the rough picture of a job."""
+PICTURE_BYTES = 256 * 1024
 
 FINAL = frozenset({"done", "failed", "cancelled"})
 """States that a job never leaves. The others: queued, running, and unknown for a job that the broker never had."""
@@ -80,7 +108,8 @@ REASONS = {
     "wrong_hash": "the bytes that came are not those that were announced",
     "no_upload": "this upload was never offered, or was given up",
     "no_asset": "the broker does not have it",
-    "busy": "too much at once; try again",
+    "busy": "not now; try again",
+    "no_model": "no model of the catalogue has this name",
     "internal": "an error inside the broker; its log has it",
 }
 

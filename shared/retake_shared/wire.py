@@ -220,9 +220,9 @@ class Link:
             if message is None or message.kind == "event":
                 return message
 
-    def forget_unasked(self) -> None:
-        """Drop the events that were kept so far."""
-        self._unasked.clear()
+    def forget_unasked_of_jobs(self) -> None:
+        """Drop the events of jobs that were kept so far."""
+        self._unasked = deque(message for message in self._unasked if not message.fields.get("job"))
 
     def _read_monitor(self) -> None:
         event = recv_monitor_message(self._monitor)["event"]
