@@ -1,0 +1,300 @@
+"""What is installed, and where: the folder of models, one manifest in each.
+
+A model is installed when its folder stands under its name with a `retake_model.json` (the manifest) whose files are all
+there at their size. It comes to its name by one rename, so that half of a download is never taken for a model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from retake_shared import connection
+from retake_shared.errors import BadFile, RetakeError
+
+from .catalogue import CATALOGUE, Model, find, size_in_words
+from .contents import sha256_of
+
+MANIFEST = "retake_model.json"
+INCOMING = ".incoming"
+PLAN = "pull.json"
+
+State = Literal["missing", "partial", "installed", "damaged"]
+Report = Callable[[int, int, str], None]
+"""(bytes done, bytes in all, what is being done); may raise Cancelled to stop."""
+
+
+class MissingWeights(RetakeError):
+    """Models that the work needs are not installed, or are damaged. models: those, as the catalogue has them."""
+
+    def __init__(self, what: str, remedy: str, models: Iterable[Model]) -> None:
+        self.models = tuple(models)
+        super().__init__(what, "weights", remedy)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model of the catalogue as it stands here.
+
+    place: its folder, there or not. nbytes: what lies there; total: what there is when it is installed (about, until
+    the hub was asked). random: weights that were never trained, for tests. damage: what is wrong with it, in words.
+    """
+
+    model: Model
+    state: State
+    place: Path
+    nbytes: int
+    total: int
+    random: bool
+    licence: str
+    damage: str = ""
+
+
+class WeightStore:
+    """The folder of models: `folder`, else $RETAKE_MODELS, else `models` in the home folder. It need not exist."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        named = os.environ.get("RETAKE_MODELS")
+        self.folder = folder or (Path(named) if named else connection.default_home() / "models")
+
+    def entries(self) -> list[Entry]:
+        """Every model of the catalogue and its state, by names and sizes of files: nothing is hashed."""
+        return [self.entry(name) for name in CATALOGUE]
+
+    def entry(self, name: str) -> Entry:
+        """One of `entries`. Raises RetakeError for a name that the catalogue does not have."""
+        model = find(name)
+        place = self.folder / name
+        if not place.is_dir():
+            here, total = self._incoming(model)
+            partial = (self.folder / INCOMING / name).is_dir()
+            return Entry(model, "partial" if partial else "missing", place, here, total, False, model.licence)
+        try:
+            manifest = read_manifest(place, name)
+        except BadFile as error:
+            return Entry(model, "damaged", place, folder_size(place), model.nbytes, False, model.licence, str(error))
+        damage = manifest.damage or _wrong_sizes(place, manifest.files)
+        nbytes = sum(size for size, _ in manifest.files.values())
+        state: State = "damaged" if damage else "installed"
+        return Entry(model, state, place, nbytes, nbytes, manifest.random, manifest.licence, damage)
+
+    def place(self, name: str) -> Path:
+        """The folder of an installed model. Raises MissingWeights saying what, how large, and how to get it."""
+        entry = self.entry(name)
+        if entry.state != "installed":
+            raise missing_weights([entry])
+        return entry.place
+
+    def missing(self, names: Iterable[str]) -> list[Model]:
+        """Those of the named models that are not installed (damaged ones are not)."""
+        return [find(name) for name in names if self.entry(name).state != "installed"]
+
+    def require(self, names: Iterable[str]) -> None:
+        """Raise one MissingWeights for all of the named models that are not installed."""
+        entries = [entry for name in names if (entry := self.entry(name)).state != "installed"]
+        if entries:
+            raise missing_weights(entries)
+
+    def random(self, name: str) -> bool:
+        """Whether the installed model of that name has random weights."""
+        return self.entry(name).random
+
+    def verify(self, name: str, report: Report) -> list[str]:
+        """Hash every file of an installed model again; what is wrong, in words, [] when all is right.
+
+        What is found is noted in the manifest, so that the model's state is "damaged" until it is right again.
+        Raises MissingWeights when there is no such model here.
+        """
+        entry = self.entry(name)
+        if entry.state in ("missing", "partial"):
+            raise missing_weights([entry])
+        manifest = read_manifest(entry.place, name)
+        wrong = []
+        done = 0
+        for file, (size, sha256) in manifest.files.items():
+            path = entry.place / file
+            if not path.is_file():
+                wrong.append(f"{file} is gone")
+            elif path.stat().st_size != size:
+                wrong.append(f"{file} has {path.stat().st_size:,} bytes in place of {size:,}")
+            else:
+                found = sha256_of(path, _further(report, done, entry.total, "checking"))
+                if found != sha256:
+                    wrong.append(f"{file} is not what was installed (sha256 {found[:12]} in place of {sha256[:12]})")
+            done += size
+        written = json.loads((entry.place / MANIFEST).read_text("utf-8"))
+        if wrong or written.pop("damage", ""):
+            _write_json(entry.place / MANIFEST, written | ({"damage": "; ".join(wrong)} if wrong else {}))
+        return wrong
+
+    def remove(self, name: str) -> int:
+        """Remove a model and what was pulled of it; the bytes that this frees. 0 when there was nothing."""
+        find(name)
+        freed = 0
+        for folder in (self.folder / name, self.folder / INCOMING / name):
+            if folder.is_symlink():
+                folder.unlink()
+            elif folder.is_dir():
+                freed += folder_size(folder, only_freed=True)
+                # Renamed first: should this be interrupted, half a model does not stand under its name.
+                doomed = self.folder / INCOMING / f"{name}.removed"
+                doomed.parent.mkdir(exist_ok=True)
+                shutil.rmtree(doomed, ignore_errors=True)
+                os.replace(folder, doomed)
+                shutil.rmtree(doomed)
+        return freed
+
+    def _incoming(self, model: Model) -> tuple[int, int]:
+        """(bytes pulled, bytes in all) of a model that is on its way."""
+        folder = self.folder / INCOMING / model.name
+        here = folder_size(folder) if folder.is_dir() else 0
+        try:
+            return here, int(json.loads((folder / PLAN).read_text("utf-8"))["total"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return here, model.nbytes
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `retake_model.json` says. files: name -> (bytes, sha256). damage: what the last verification found."""
+
+    files: dict[str, tuple[int, str]]
+    repository: str
+    commit: str
+    licence: str
+    random: bool
+    damage: str
+
+
+def write_manifest(
+    folder: Path,
+    name: str,
+    *,
+    repository: str = "",
+    commit: str = "",
+    licence: str = "",
+    random: bool = False,
+    borrowed: Mapping[str, Mapping[str, str]] | None = None,
+    hashes: Mapping[str, str] | None = None,
+) -> None:
+    """Write the manifest of the model in `folder`: every file that lies there, with its size and sha256.
+
+    name: the catalogue's. repository, commit: where it came from. random: its weights were never trained.
+    borrowed: folder -> {"repository", "commit"} of what came from elsewhere. hashes: sha256 of files that were hashed
+    already; the rest are hashed here.
+    """
+    known = hashes or {}
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        file = path.relative_to(folder).as_posix()
+        if path.is_file() and file != MANIFEST:
+            files[file] = {"bytes": path.stat().st_size, "sha256": known.get(file) or sha256_of(path)}
+    manifest = {
+        "retake_model": 1,
+        "name": name,
+        "repository": repository,
+        "commit": commit,
+        "borrowed": {key: dict(value) for key, value in (borrowed or {}).items()},
+        "licence": licence,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "random": random,
+        "files": files,
+    }
+    _write_json(folder / MANIFEST, manifest)
+
+
+def read_manifest(folder: Path, name: str) -> Manifest:
+    """The manifest in `folder`. Raises BadFile when it is none, or that of another model."""
+    path = folder / MANIFEST
+    try:
+        written = json.loads(path.read_text("utf-8"))
+        if written["retake_model"] != 1 or written["name"] != name:
+            raise ValueError(f"it describes {written['name']!r:.40}, version {written['retake_model']!r:.10}")
+        files = {_inside(file): (int(entry["bytes"]), str(entry["sha256"])) for file, entry in written["files"].items()}
+        if not files:
+            raise ValueError("it names no file")
+        text = {key: str(written.get(key, "")) for key in ("repository", "commit", "licence", "damage")}
+        return Manifest(
+            files, text["repository"], text["commit"], text["licence"], written["random"] is True, text["damage"]
+        )
+    except FileNotFoundError:
+        raise BadFile("is missing.", str(path), _install_again(name)) from None
+    except (OSError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise BadFile(f"is no description of {name} ({error}).", str(path), _install_again(name)) from error
+
+
+def missing_weights(entries: Iterable[Entry]) -> MissingWeights:
+    """The error that says which models are wanted, how large, under which licence, and how they come here."""
+    entries = list(entries)
+    said, remedies = [], []
+    for entry in entries:
+        model = entry.model
+        if entry.state == "damaged":
+            said.append(f"{model.name} is damaged ({entry.damage})")
+        else:
+            half = ", half pulled" if entry.state == "partial" else ""
+            size = size_in_words(entry.total)
+            said.append(f"{model.name} is not installed ({size}, {model.licence or 'not published'}{half})")
+        if model.repository:
+            remedies.append(f"retake models pull {model.name}")
+        else:
+            remedies.append(f"retake models import {model.name} FOLDER")
+    own = any(not entry.model.repository for entry in entries)
+    note = " Nobody has published trained parts: train them, or import somebody's." if own else ""
+    return MissingWeights(f"{'; '.join(said)}.", f"Run: {'; '.join(remedies)}.{note}", [e.model for e in entries])
+
+
+def folder_size(folder: Path, only_freed: bool = False) -> int:
+    """Bytes of the files in a folder; only_freed: without those that another model has too (hard links)."""
+    total = 0
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            found = path.stat()
+            total += 0 if only_freed and found.st_nlink > 1 else found.st_size
+    return total
+
+
+def _further(report: Report, done: int, total: int, stage: str) -> Callable[[int], None]:
+    """A report of one file's bytes as those that come after `done` others."""
+    return lambda nbytes: report(done + nbytes, total, stage)
+
+
+def _wrong_sizes(place: Path, files: Mapping[str, tuple[int, str]]) -> str:
+    """What the sizes alone show to be wrong, "" when they are right."""
+    for file, (size, _) in files.items():
+        try:
+            found = (place / file).stat().st_size
+        except OSError:
+            return f"{file} is gone"
+        if found != size:
+            return f"{file} has {found:,} bytes in place of {size:,}"
+    return ""
+
+
+def _inside(file: Any) -> str:
+    """A file's name that stays inside the model's folder. Raises ValueError."""
+    if not isinstance(file, str) or not file or file.startswith("/") or "\\" in file or ":" in file:
+        raise ValueError(f"{file!r:.60} is no file of a model")
+    if ".." in file.split("/"):
+        raise ValueError(f"{file!r:.60} is no file of a model")
+    return file
+
+
+def _install_again(name: str) -> str:
+    model = find(name)
+    return (
+        f"Run: retake models {'pull' if model.repository else 'import'} {name}{'' if model.repository else ' FOLDER'}."
+    )
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write beside and put in place whole."""
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
+    os.replace(beside, path)
