@@ -49,25 +49,25 @@ class Window:
 
 
 def plan_windows(start: int, stop: int, window: int, overlap: int) -> list[Window]:
-    """The windows that cover frames [start, stop), each at most `window` frames, `overlap` shared with the one before.
+    """The windows that cover frames [start, stop), each `window` frames, `overlap` of them shared with the one before.
 
-    Both are brought down to 4k + 1, the overlap below the window. The last window of several is as long as the others
-    and moved back, by up to 3 frames less than it could be so that its overlap is 4k + 1 too. Raises BadShot for an
-    empty range or numbers below 1.
+    Both are brought down to 4k + 1, the overlap below the window. The last of several is as long as the others and
+    shares more instead of reaching beyond the range, save for 3 frames at most: its overlap is 4k + 1, too. A range
+    of up to `window` frames is one window. Raises BadShot for an empty range, a window below 5, an overlap below 1.
     """
     if not 0 <= start < stop:
         raise BadShot(f"frames {start} to {stop} were asked for.", "range", "Ask for at least one frame.")
-    if window < 1 or overlap < 1:
-        raise BadShot(f"window is {window}, overlap {overlap}.", "settings.options", "Use numbers from 1.")
+    if window < TEMPORAL_STRIDE + 1 or overlap < 1:
+        raise BadShot(
+            f"window is {window}, overlap {overlap}.", "settings.options", "Use a window from 5, overlap from 1."
+        )
     window = _down(window)
     if stop - start <= window:
         return [Window(start, start + _up(stop - start), 0)]
-    if window == 1:  # frame by frame: nothing to share without making no progress
-        return [Window(frame, frame + 1, 0) for frame in range(start, stop)]
     overlap = min(_down(overlap), window - TEMPORAL_STRIDE)
     windows = [Window(start, start + window, 0)]
     while (covered := windows[-1].stop) < stop:
-        shared = max(overlap, _down(max(1, window - (stop - covered))))
+        shared = max(overlap, _down(window - (stop - covered)))
         windows.append(Window(covered - shared, covered - shared + window, shared))
     return windows
 
