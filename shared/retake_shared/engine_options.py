@@ -197,8 +197,10 @@ ENGINES = (
         (
             *_DENOISING,
             Option("control", "Control", "How strictly the preview is kept", "number", 1.0, 0, 2),
-            Option("grow", "Grow holes", "Pixels by which holes widen, so that torn edges are repainted",
-                   "whole", 8, 0, 64),
+            Option("grow", "Grow holes", "Pixels of the model's picture by which holes widen, so that torn edges are "
+                   "repainted", "whole", 8, 0, 64),
+            Option("keep", "Keep footage", "Where the footage shows the place, the take has its own pixels in full "
+                   "detail; else all of the picture is the model's", "switch", True),
         ),
         ("wan2.1-vace-1.3b",),
     ),

@@ -22,7 +22,7 @@ IN_MEMORY = 1 << 30
 
 @dataclass(frozen=True)
 class Reprojection:
-    """The preview of a request's whole range.
+    """The preview of a range of frames.
 
     start: footage frame of the first picture. rgb: (T, H, W, 3) uint8 sRGB. holes: (T, H, W) bool, True where no frame
     of the footage shows this place. notes: what the preview had to decide, in words for the artist.
@@ -42,18 +42,23 @@ class Reprojection:
 
 
 def reprojected(
-    request: RenderRequest, report: Report, size: tuple[int, int] | None = None, fill: Fill = "all"
+    request: RenderRequest,
+    report: Report,
+    frames: tuple[int, int] | None = None,
+    size: tuple[int, int] | None = None,
+    fill: Fill = "all",
 ) -> Reprojection:
-    """The preview of all frames of the request's range, whatever engine and options it names.
+    """The preview of frames [start, stop) of the shot, whatever engine and options the request names.
 
     Rendered at once, not window by window: the preview learns the whole shot before its first frame, and its threads
-    read the footage. size: (width, height) px; None: the take's own. report hears of its progress and may raise
-    Cancelled. Raises what the preview raises (BadShot, BadFile).
+    read the footage. frames: None = the request's range; windows may reach up to 3 beyond it. size: (width, height)
+    px; None = the take's own. report hears of its progress and may raise Cancelled. Raises what the preview raises
+    (BadShot, BadFile).
     """
     settings, footage = request.settings, request.footage.footage
-    start, stop = settings.frame_range(request.solve)
+    start, stop = frames or settings.frame_range(request.solve)
     width, height = size or settings.size or (footage.width, footage.height)
-    own = replace(settings, engine="preview", size=(width, height), options={"fill": fill})
+    own = replace(settings, engine="preview", frames=(start, stop), size=(width, height), options={"fill": fill})
     engine = PreviewEngine()
     rgb = _room((stop - start, height, width, 3), np.uint8)
     holes = _room((stop - start, height, width), np.bool_)
