@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from retake_shared.arguments import add_settings, add_solve, settings
+from retake_shared.arguments import add_first_frame, add_settings, add_solve, settings
 from retake_shared.errors import Cancelled, RetakeError
 
 from . import __version__
@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out", required=True, type=Path, metavar="DIR", help="the take's folder; a take there is replaced"
     )
     add_settings(render)
+    add_first_frame(render)
     render.set_defaults(command=_render)
 
     compare = commands.add_parser("compare", help="takes beside their footage", description=_compare.__doc__)
@@ -119,11 +120,12 @@ def _render(arguments: argparse.Namespace) -> int:
             raise RetakeError(
                 "--take brings its own solve and edit.", "--take", "Leave out --solve, --step and --edit."
             )
-        job = render_files.open_take(arguments.take, arguments.footage, changes)
+        job = render_files.open_take(arguments.take, arguments.footage, changes, arguments.first_frame)
     elif arguments.solve is None or arguments.edit is None:
         raise RetakeError("a shot and an edit are needed.", "render", "Give --solve and --edit, or --take.")
     else:
-        job = render_files.open_job(arguments.footage, arguments.solve, arguments.edit, changes, arguments.step)
+        inputs = (arguments.footage, arguments.solve, arguments.edit)
+        job = render_files.open_job(*inputs, changes, arguments.step, arguments.first_frame)
     with job.request.footage:
         take = render_files.write_take(job, arguments.out, stop.check)
     rate = (take.stop - take.start) / max(take.seconds, 1e-6)

@@ -133,13 +133,22 @@ def _images(folder: Path) -> list[Path]:
     return sorted(files, key=lambda f: (_natural(f.name), f.name))
 
 
-def _read_image(path: Path) -> Picture:
-    # imdecode, because imread cannot open every name on Windows.
-    data = np.fromfile(path, np.uint8)
-    picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+def read_image(path: Path, remedy: str = "Export it again, for example as PNG.") -> Picture:
+    """One image file, (H, W, 3) uint8 sRGB, turned as its metadata say. Raises BadFile when it is none."""
+    try:
+        # imdecode, because imread cannot open every name on Windows.
+        data = np.fromfile(path, np.uint8)
+        picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except (OSError, cv2.error) as error:  # OpenCV raises where the sizes in the file are absurd
+        why = (error.strerror if isinstance(error, OSError) else "") or "not a picture of a size that can be held"
+        raise BadFile(f"cannot be read ({why}).", str(path), remedy) from None
     if picture is None:
-        raise BadFile("is not a readable image.", str(path), "Remove it from the folder or export it again.")
+        raise BadFile("is not a readable image.", str(path), remedy)
     return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _read_listed(path: Path) -> Picture:
+    return read_image(path, "Remove it from the folder or export it again.")
 
 
 class _Images:
@@ -149,12 +158,12 @@ class _Images:
         self.files = _images(path) if path.is_dir() else [path]
         if not self.files:
             raise BadFile("holds no image.", str(path), f"Expected {', '.join(sorted(IMAGE_SUFFIXES))} files.")
-        self.height, self.width = _read_image(self.files[0]).shape[:2]
+        self.height, self.width = _read_listed(self.files[0]).shape[:2]
         self.footage = Footage(str(path), self.width, self.height, IMAGE_SEQUENCE_FPS, len(self.files))
         self.notes = [f"Images carry no frame rate; {IMAGE_SEQUENCE_FPS} is assumed."] if path.is_dir() else []
 
     def pictures_up_to(self, index: int) -> Iterator[tuple[int, Picture]]:
-        picture = _read_image(self.files[index])
+        picture = _read_listed(self.files[index])
         if picture.shape[:2] != (self.height, self.width):
             size = f"{picture.shape[1]}x{picture.shape[0]}"
             raise BadFile(

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from retake_shared import archive, edit_script, fitting, formats
+from retake_shared.engine_options import describe
 from retake_shared.errors import BadFile, BadShot, RetakeError
 from retake_shared.shot import (
     EDIT_FILE,
+    FIRST_FRAME_FILE,
     SOLVE_FILE,
     TAKE_FILE,
     Edit,
@@ -28,22 +30,37 @@ from retake_shared.shot import (
 )
 
 from .engines.base import Progress, RenderRequest
-from .footage import FootageReader, sha256, write_png
+from .footage import FootageReader, Picture, encode_png, read_image, sha256, write_png
 from .render import InputHashes, render_take
+
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
 class Job:
-    """A request whose inputs are at hand as bytes too. solve, edit: archives, as they go beside the frames."""
+    """A request whose inputs are at hand as bytes too, as they go beside the frames.
+
+    solve, edit: archives. first_frame: a PNG, or nothing.
+    """
 
     request: RenderRequest
     hashes: InputHashes
     solve: bytes
     edit: bytes
+    first_frame: bytes = b""
 
 
-def open_job(footage: Path, solve: Path, edit: Path, changes: dict[str, Any], step: int | None = None) -> Job:
+def open_job(
+    footage: Path,
+    solve: Path,
+    edit: Path,
+    changes: dict[str, Any],
+    step: int | None = None,
+    first_frame: Path | None = None,
+) -> Job:
     """The job that files describe. changes: RenderSettings fields that win over the edit's own; step: `fitting.bind`.
+
+    first_frame: an image file, an edited picture of the first frame asked for.
 
     Raises RetakeError naming the file at fault; tells on stderr what was adapted on the way in.
     """
@@ -54,14 +71,17 @@ def open_job(footage: Path, solve: Path, edit: Path, changes: dict[str, Any], st
         for note in (*reader.notes, *read_notes, *fit_notes):
             print(f"retake: {note}", file=sys.stderr)
         target, settings = edit_script.load(edit, bound)
-        return _job(reader, bound, target, settings.changed(changes))
+        return _job(reader, bound, target, settings.changed(changes), first_frame)
     except BaseException:
         reader.close()
         raise
 
 
-def open_take(folder: Path, footage: Path, changes: dict[str, Any]) -> Job:
-    """The job that made the take in `folder`, from what lies beside its frames. Raises RetakeError."""
+def open_take(folder: Path, footage: Path, changes: dict[str, Any], first_frame: Path | None = None) -> Job:
+    """The job that made the take in `folder`, from what lies beside its frames. Raises RetakeError.
+
+    first_frame: an image file in the place of the take's own edited first frame.
+    """
     take = read_take(folder)
     found, written = sha256(footage), take.footage_sha256
     if found != written:
@@ -71,18 +91,31 @@ def open_take(folder: Path, footage: Path, changes: dict[str, Any]) -> Job:
             "Give the very file that the take was made from.",
         )
     solve, edit = read_inputs(folder, take)
-    return _job(FootageReader(footage), solve, edit, take.settings.changed(changes))
+    settings = take.settings.changed(changes)
+    if first_frame is None and take.first_frame_sha256 and _uses_first_frame(settings):
+        first_frame = folder / FIRST_FRAME_FILE
+        _check_own(first_frame, take.first_frame_sha256)
+    reader = FootageReader(footage)
+    try:
+        return _job(reader, solve, edit, settings, first_frame)
+    except BaseException:
+        reader.close()
+        raise
 
 
 def read_inputs(folder: Path, take: Take) -> tuple[Solve, Edit]:
     """The solve and the edit beside a take's frames. Raises BadFile when they are missing or not the take's own."""
     for name, written in ((SOLVE_FILE, take.solve_sha256), (EDIT_FILE, take.edit_sha256)):
-        path = folder / name
-        if not path.is_file():
-            raise BadFile("is missing.", str(path), "Without it the take cannot be rendered again.")
-        if sha256(path) != written:
-            raise BadFile("is not what this take was made from.", str(path), "Render the take again from its shot.")
+        _check_own(folder / name, written)
     return archive.load_solve(folder / SOLVE_FILE), archive.load_edit(folder / EDIT_FILE)
+
+
+def _check_own(path: Path, written: str) -> None:
+    """Raise BadFile unless the file has the hash that is written of it."""
+    if not path.is_file():
+        raise BadFile("is missing.", str(path), "Without it the take cannot be rendered again.")
+    if sha256(path) != written:
+        raise BadFile("is not what this take was made from.", str(path), "Render the take again from its shot.")
 
 
 def read_take(folder: Path) -> Take:
@@ -99,14 +132,40 @@ def read_take(folder: Path) -> Take:
     return Take.from_json(data, str(path))
 
 
-def _job(reader: FootageReader, solve: Solve, edit: Edit, settings: RenderSettings) -> Job:
+def read_first_frame(path: Path) -> tuple[bytes, Picture]:
+    """An edited first frame: the PNG to keep of it, the file's own bytes where it is one, and its picture.
+
+    Raises BadFile when the file is no image.
+    """
+    picture = read_image(path, "Choose a picture of the first frame, for example a PNG.")
+    own = path.read_bytes()
+    return (own if own.startswith(_PNG) else encode_png(picture)), picture
+
+
+def _uses_first_frame(settings: RenderSettings) -> bool:
+    """Whether the engine makes its take from an edited first frame; of one that is not Retake's own nobody knows."""
+    engine = describe(settings.engine)
+    return engine is None or engine.checked(settings.options).get("use") == "first-frame"
+
+
+def _job(
+    reader: FootageReader, solve: Solve, edit: Edit, settings: RenderSettings, first_frame: Path | None = None
+) -> Job:
+    kept, picture = (b"", None) if first_frame is None else read_first_frame(first_frame)
+    if picture is not None and not _uses_first_frame(settings):
+        raise BadShot(
+            "the engine would not look at it.",
+            "--first-frame",
+            "Add --engine trajectory-attention --option use=first-frame, or leave it out.",
+        )
     solve_bytes, edit_bytes = archive.to_bytes(solve), archive.to_bytes(edit)
     hashes = InputHashes(
         footage=sha256(reader.path),
         solve=hashlib.sha256(solve_bytes).hexdigest(),
         edit=hashlib.sha256(edit_bytes).hexdigest(),
+        first_frame=hashlib.sha256(kept).hexdigest() if kept else "",
     )
-    return Job(RenderRequest(reader, solve, edit, settings), hashes, solve_bytes, edit_bytes)
+    return Job(RenderRequest(reader, solve, edit, settings, picture), hashes, solve_bytes, edit_bytes, kept)
 
 
 def write_take(job: Job, out: Path, check: Callable[[], None]) -> Take:
@@ -129,6 +188,8 @@ def write_take(job: Job, out: Path, check: Callable[[], None]) -> Take:
         take = _render_into(new, job, check)
         (new / SOLVE_FILE).write_bytes(job.solve)
         (new / EDIT_FILE).write_bytes(job.edit)
+        if job.first_frame:
+            (new / FIRST_FRAME_FILE).write_bytes(job.first_frame)
         (new / TAKE_FILE).write_text(json.dumps(take.to_json(), indent=1, ensure_ascii=False), encoding="utf-8")
         check()
         _check_free(out)

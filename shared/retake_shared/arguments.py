@@ -38,6 +38,16 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_first_frame(parser: argparse.ArgumentParser) -> None:
+    """The option --first-frame."""
+    parser.add_argument(
+        "--first-frame",
+        type=Path,
+        metavar="FILE",
+        help="an edited picture of the first frame, for the engine trajectory-attention with --option use=first-frame",
+    )
+
+
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """Those of SETTINGS that the command line named, and `options` where it named any."""
     named = {name: value for name in SETTINGS if (value := getattr(arguments, name)) is not None}
