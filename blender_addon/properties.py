@@ -27,6 +27,8 @@ from bpy.props import (
 )
 from bpy.types import Collection, Mesh, MovieClip, Object, PropertyGroup, Scene, WindowManager
 
+from . import engine_settings
+
 ROLES = (
     ("NONE", "None", "Not a part of a shot"),
     ("SHOT", "Shot", "The root of a shot"),
@@ -60,8 +62,6 @@ BACKEND_STATES = (
     ("LOST", "Lost", "The backend stopped answering"),
     ("OTHER_VERSION", "Other version", "The backend speaks another version of the protocol"),
 )
-
-ENGINES = (("preview", "Preview", "Move the footage's pixels along the edit; no weights, seconds on any machine"),)
 
 
 class RetakeTake(PropertyGroup):
@@ -132,7 +132,15 @@ class RetakeShot(PropertyGroup):
     fps: IntVectorProperty(name="Frame rate", description="As a fraction", size=2, default=(24, 1))
     origin: FloatVectorProperty(name="Origin", description="The root's place in the solve's world", size=3)
 
-    engine: EnumProperty(name="Engine", items=ENGINES, default="preview")
+    engine: engine_settings.chooser()
+    engine_name: StringProperty(default=engine_settings.DEFAULT_ENGINE)
+    options: PointerProperty(type=engine_settings.RetakeOptions)
+    other_options: StringProperty(name="Options", description="NAME=VALUE, with spaces between them")
+    first_frame: StringProperty(
+        name="Edited",
+        description="Your picture of the first frame, painted over in another program",
+        subtype="FILE_PATH",
+    )
     prompt: StringProperty(name="Prompt", description="What the picture shows")
     negative_prompt: StringProperty(name="Avoid", description="What the picture must not show")
     seed: IntProperty(name="Seed", description="Same seed, same edit: same frames", default=0, min=0)
@@ -180,6 +188,7 @@ _PROPERTIES = (
 
 
 def register() -> None:
+    engine_settings.register()
     _register_classes()
     for owner, name, definition in _PROPERTIES:
         setattr(owner, name, definition)
@@ -189,3 +198,4 @@ def unregister() -> None:
     for owner, name, _ in reversed(_PROPERTIES):
         delattr(owner, name)
     _unregister_classes()
+    engine_settings.unregister()

@@ -18,7 +18,7 @@ import bpy
 from retake_shared.errors import BadShot, RetakeError
 from retake_shared.shot import EDIT_FILE, SOLVE_FILE, Edit, RenderSettings, Solve
 
-from . import preferences, take_list, takes
+from . import engine_settings, preferences, take_list, takes
 from .link import Link
 from .messages import Backend, FrameArrived, LinkMessage, Printer, Progress
 from .takes import JobRecord, TakeOnDisk
@@ -71,9 +71,10 @@ def settings_of(root: bpy.types.Object) -> RenderSettings:
             )  # fmt: skip
         frames = (first, last + 1)
     return RenderSettings(
-        engine=shot.engine,
+        engine=shot.engine_name,
         prompt=shot.prompt,
         negative_prompt=shot.negative_prompt,
+        options=engine_settings.read(shot),
         seed=shot.seed,
         frames=frames,
         size=tuple(shot.render_size) if shot.use_size else None,

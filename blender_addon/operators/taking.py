@@ -10,7 +10,7 @@ from retake_shared import archive
 from retake_shared.errors import RetakeError
 from retake_shared.shot import EDIT_FILE, SOLVE_FILE
 
-from .. import rendering, take_list, takes
+from .. import engine_settings, rendering, take_list, takes
 from ..scene import restore, sequencer, shots
 
 
@@ -177,8 +177,9 @@ class RETAKE_OT_restore_edit(_TakeOperator, bpy.types.Operator):
             self.report({"WARNING"}, note)
         settings = takes.read_record(folder).settings
         shot = root.retake
-        shot.engine, shot.prompt, shot.negative_prompt = settings.engine, settings.prompt, settings.negative_prompt
-        shot.seed = settings.seed
+        for note in engine_settings.write(shot, settings.engine, settings.options):
+            self.report({"WARNING"}, note)
+        shot.prompt, shot.negative_prompt, shot.seed = settings.prompt, settings.negative_prompt, settings.seed
         self.report({"INFO"}, f"The timeline shows the edit of {take.name}")
         return {"FINISHED"}
 
