@@ -1,0 +1,155 @@
+"""What a diffusion engine starts from is the preview of the same edit; what is painted anew is what no frame shows."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from retake_backend.engines.base import Progress, RenderRequest
+from retake_backend.engines.diffusion import reprojection
+from retake_backend.engines.diffusion.repainting import painted_over, repaint_mask
+from retake_backend.engines.diffusion.reprojection import reprojected
+from retake_shared.errors import Cancelled
+from retake_shared.shot import Edit, RenderSettings
+
+if "preview_scenes" not in sys.modules:
+    _spec = importlib.util.spec_from_file_location(
+        "preview_scenes", Path(__file__).resolve().parents[1] / "preview_scenes.py"
+    )
+    sys.modules["preview_scenes"] = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(sys.modules["preview_scenes"])
+scenes = sys.modules["preview_scenes"]
+
+FRAMES = scenes.FRAMES
+
+
+@pytest.fixture(scope="module")
+def pushed_aside() -> RenderRequest:
+    """A board before a wall, seen from a camera that steps a metre to the left: a strip of the wall was never seen."""
+    path = np.stack([np.linspace(-0.9, 0.9, FRAMES), np.zeros(FRAMES), np.full(FRAMES, 4.0)], 1)
+    cameras = scenes.still_cameras()
+    footage, solve = scenes.shoot([scenes.background(), scenes.board(path)], cameras)
+    offset = np.tile([-1.0, 0.0, 0.0], (FRAMES, 1))
+    edit = replace(Edit.identity(solve), cameras=scenes.moved(cameras, offset))
+    options = {"steps": 2, "strength": 0.5}  # of another engine, with options the preview does not know
+    return RenderRequest(footage, solve, edit, RenderSettings(engine="vace", frames=(2, 7), options=options))
+
+
+@pytest.fixture(scope="module")
+def preview(pushed_aside: RenderRequest) -> list:
+    """Frames 2 .. 6 as the preview engine itself renders them with other frames as fill."""
+    return scenes.render(
+        pushed_aside.footage, pushed_aside.solve, pushed_aside.edit, frames=(2, 7), options={"fill": "frames"}
+    )
+
+
+def test_pictures_and_holes_are_the_previews_own(pushed_aside: RenderRequest, preview: list) -> None:
+    moved = reprojected(pushed_aside, scenes.no_report, fill="frames")
+    assert moved.rgb.shape == (5, scenes.HEIGHT, scenes.WIDTH, 3)
+    for picture, holes, frame in zip(moved.rgb, moved.holes, preview, strict=True):
+        np.testing.assert_array_equal(picture, frame.rgb)
+        np.testing.assert_array_equal(holes, frame.holes == 255)
+    assert 0.1 < moved.holes.mean() < 0.4
+
+
+def test_invention_in_the_holes_leaves_the_holes_where_they_are(pushed_aside: RenderRequest, preview: list) -> None:
+    moved = reprojected(pushed_aside, scenes.no_report, fill="all")
+    np.testing.assert_array_equal(moved.holes, np.stack([frame.holes for frame in preview]) == 255)
+    grey = np.stack([frame.rgb for frame in preview])
+    assert (moved.rgb != grey)[moved.holes].mean() > 0.9
+
+
+def test_frames_come_in_any_order_and_as_often_as_asked(pushed_aside: RenderRequest, preview: list) -> None:
+    moved = reprojected(pushed_aside, scenes.no_report, fill="frames")
+    rgb, holes = moved.frames([6, 2, 6])
+    np.testing.assert_array_equal(rgb, np.stack([preview[at].rgb for at in (4, 0, 4)]))
+    np.testing.assert_array_equal(holes, np.stack([preview[at].holes for at in (4, 0, 4)]) == 255)
+    for outside in (1, 7):
+        with pytest.raises(IndexError, match=str(outside)):
+            moved.frames([3, outside])
+
+
+def test_a_window_may_reach_beyond_the_range_and_have_a_size_of_its_own(pushed_aside: RenderRequest) -> None:
+    moved = reprojected(pushed_aside, scenes.no_report, frames=(2, 10), size=(96, 64))
+    assert moved.rgb.shape == (8, 64, 96, 3)
+    assert moved.frames([9])[1].shape == (1, 64, 96)
+
+
+def test_what_is_large_lies_in_a_file_and_is_the_same(
+    pushed_aside: RenderRequest, preview: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reprojection, "IN_MEMORY", 1000)
+    moved = reprojected(pushed_aside, scenes.no_report, fill="frames")
+    assert isinstance(moved.rgb, np.memmap)
+    np.testing.assert_array_equal(moved.frames(range(2, 7))[0], np.stack([frame.rgb for frame in preview]))
+
+
+def test_progress_is_told_and_a_cancel_stops_it(pushed_aside: RenderRequest) -> None:
+    stages: list[Progress] = []
+    reprojected(pushed_aside, stages.append)
+    assert (stages[-1].stage, stages[-1].done, stages[-1].total) == ("rendering", 5, 5)
+
+    def cancel(progress: Progress) -> None:
+        if progress.stage == "rendering" and progress.done == 2:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        reprojected(pushed_aside, cancel)
+
+
+# --- what is painted, and how it joins ---
+
+
+def test_holes_widen_by_a_circle_and_fill_the_cells_they_touch() -> None:
+    holes = np.zeros((3, 32, 48), bool)
+    holes[0, 11, 20] = True
+    holes[2, 0, 47] = True
+    mask = repaint_mask(holes, grow=4)
+    expected = np.zeros((3, 32, 48), bool)
+    expected[0, 8:16, 16:32] = True  # columns 16 .. 24
+    expected[0, 0:8, 16:24] = True  # up to row 7, and there at column 20 alone
+    expected[2, 0:8, 40:48] = True
+    np.testing.assert_array_equal(mask, expected)
+
+
+def test_not_growing_still_takes_whole_cells_and_no_more() -> None:
+    holes = np.zeros((1, 16, 16), bool)
+    holes[0, 8:16, 8:16] = True
+    np.testing.assert_array_equal(repaint_mask(holes, grow=0), holes)
+    holes[0, 8, 8:16] = False
+    assert repaint_mask(holes, grow=0).sum() == 64
+
+
+def test_footage_is_untouched_away_from_the_painting() -> None:
+    rng = np.random.default_rng(0)
+    footage, painting = rng.integers(0, 256, (2, 40, 60, 3), np.uint8)
+    mask = np.zeros((40, 60), bool)
+    mask[10:20, 16:32] = True
+    joined = painted_over(footage, painting, mask, seam=4)
+    np.testing.assert_array_equal(joined[mask], painting[mask])
+    near = np.zeros_like(mask)
+    near[5:25, 11:37] = True
+    np.testing.assert_array_equal(joined[~near], footage[~near])
+
+
+def test_the_seam_has_no_step() -> None:
+    footage, painting = np.full((40, 60, 3), 100, np.uint8), np.full((40, 60, 3), 180, np.uint8)
+    mask = np.zeros((40, 60), bool)
+    mask[:, 30:] = True
+    row = painted_over(footage, painting, mask, seam=8)[20, :, 0].astype(int)
+    assert row[0] == 100
+    assert row[-1] == 180
+    steps = np.diff(row)
+    assert steps.min() == 0
+    assert steps.max() <= 10  # 80 levels over 8 px and the first beside them
+
+
+@pytest.mark.parametrize("all_painted", [False, True])
+def test_nothing_and_everything_painted(all_painted: bool) -> None:
+    footage, painting = np.random.default_rng(1).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    joined = painted_over(footage, painting, np.full((8, 8), all_painted), seam=4)
+    np.testing.assert_array_equal(joined, painting if all_painted else footage)
