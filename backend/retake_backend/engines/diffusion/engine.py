@@ -1,0 +1,265 @@
+"""The flow of one take that every diffusion engine shares; an engine subclasses `DiffusionEngine` with what is its own.
+
+Text once for a take, then for each window: footage to the model's size, conditioning (once, whatever the steps and the
+guidance), denoising, decoding. Where the device runs out of memory, the window is begun again with the next smaller
+profile; frames that were handed out stay.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import cv2
+import numpy as np
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+from numpy.typing import NDArray
+from retake_shared import engine_options
+from torch import Tensor
+
+from ...conditioning.coordinates import Framing
+from ...models import memory, resident, speed
+from ...models.codec import LatentToRgb, VideoCodec
+from ...models.memory import OutOfMemory, Profile
+from ...models.text import EncodedPrompts, encode_prompts
+from ...weights.store import WeightStore
+from ..base import Progress, RenderedFrame, RenderRequest, Report
+from . import sampling
+from .framing import TRAINED_AREA, Fitted
+from .reprojection import Fill, Moved, Reprojection
+from .sampling import Overlap, Schedule, Step
+from .watched import watched
+from .windows import Window, in_order, plan_windows, window_notes
+
+Picture = NDArray[np.uint8]
+Value = TypeVar("Value")
+DISTILLED = {"wan2.1-t2v-1.3b": "fastwan2.1-t2v-1.3b"}
+"""Few-step weights of a base: they take its place for quality "fast" where they are installed."""
+
+
+@dataclass(frozen=True)
+class Loading:
+    """What a model is to be loaded from and for.
+
+    places: folder of each model that the engine named, in its order, the base first. distilled: the base is a
+    few-step variant, so that parts trained on the base are of other weights (`load_parts(other_weights=True)`).
+    """
+
+    places: tuple[Path, ...]
+    profile: Profile
+    options: Mapping[str, Any]
+    distilled: bool
+    report: Report
+
+
+@dataclass
+class Model:
+    """What `load` gives, placed in memory by the profile; kept between takes, so nothing of a take belongs here.
+
+    transformer: the denoiser. codec: frames <-> latents. place: the base's folder. conditioner: or None.
+    notes: about what was loaded, repeated on every take.
+    """
+
+    transformer: ModelMixin
+    codec: VideoCodec
+    place: Path
+    conditioner: ModelMixin | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class WindowJob:
+    """One window of one take, as the hooks see it. What is costly is made when first asked for, once.
+
+    options: all of the engine's, checked. number, count: this window of how many. frames: (F, h, w, 3) uint8 sRGB,
+    the footage at the model's size; F = window.length = 4k + 1. indices: (F,) the footage frame that each shows (a
+    last one may repeat). before: (overlap, h, w, 3) uint8, frames of the take itself that this window takes over from
+    the one before, None for the first. framing: what of the solve's picture the model sees, for `pair_tracks`.
+    report: for progress; may raise Cancelled, which is to pass. note: adds a sentence to the take's notes.
+    prompts: embeddings, None for an engine without text.
+    """
+
+    request: RenderRequest
+    options: Mapping[str, Any]
+    schedule: Schedule
+    profile: Profile
+    fitted: Fitted
+    framing: Framing
+    window: Window
+    number: int
+    count: int
+    indices: NDArray[np.int64]
+    frames: Picture
+    before: Picture | None
+    codec: VideoCodec
+    prompts: EncodedPrompts | None
+    report: Report
+    note: Callable[[str], None]
+    reprojection: Callable[[Fill], Reprojection]
+    _source: Tensor | None = field(default=None, init=False)
+    _colours: LatentToRgb | None = field(default=None, init=False)
+    _moved: dict[Fill, Moved] = field(default_factory=dict, init=False)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int, int]:
+        """(1, C, f, H, W) of the window's latents."""
+        stride, rows, columns = self.codec.strides
+        count, height, width = self.frames.shape[:3]
+        return 1, self.codec.channels, (count - 1) // stride + 1, height // rows, width // columns
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Token cells (h, w) of the model's picture: Wan's patches are 2 x 2 latents."""
+        return self.latent_shape[3] // 2, self.latent_shape[4] // 2
+
+    @property
+    def source_latents(self) -> Tensor:
+        """Clean latents (1, C, f, H, W) float32 of the footage, on the CPU."""
+        if self._source is None:
+            self._source = self.encode(self.frames, "encoding the footage")
+        return self._source
+
+    def encode(self, frames: Picture, stage: str = "encoding") -> Tensor:
+        """Latents (1, C, f, H, W) float32 of frames (F, h, w, 3) uint8 at the model's size, on the CPU."""
+        latents = self.codec.encode(frames, self.report, stage)
+        if self._colours is None and self.options["show"]:
+            self._colours = LatentToRgb.fit(latents, frames)
+        return latents
+
+    def moved(self, fill: Fill = "all") -> Moved:
+        """The footage moved along the edit by geometry alone, at the model's size: rgb (F, h, w, 3) uint8, holes
+        (F, h, w) bool. Frames beyond the take's range hold its last."""
+        if fill not in self._moved:
+            whole = self.reprojection(fill)
+            indices = np.minimum(self.indices, whole.stop - 1)
+            made = whole.frames([int(i) for i in indices], self.report)
+            rgb = np.stack([self.fitted.bring(picture) for picture in made.rgb])
+            holes = np.stack([self.fitted.bring(mask.astype(np.uint8) * 255) > 127 for mask in made.holes])
+            self._moved[fill] = Moved(rgb, holes)
+        return self._moved[fill]
+
+    def picture(self, clean: Tensor) -> Picture | None:
+        """A rough look (h, w, 3) uint8 at the middle of latents (1, C, f, H, W); None where it is not asked for."""
+        if not self.options["show"]:
+            return None
+        if self._colours is None:  # nothing was encoded yet: the first frame alone costs little
+            self.encode(self.frames[:1], "encoding the footage")
+        assert self._colours is not None
+        middle = clean.shape[2] // 2
+        return np.asarray(self._colours(clean[:, :, middle : middle + 1])[0])
+
+    def generator(self) -> torch.Generator:
+        """All of this window's chance, on the CPU: the seed itself for the first window."""
+        seed = self.request.settings.seed
+        if self.number:
+            seed = int(np.random.SeedSequence((seed, self.number)).generate_state(1)[0])
+        return torch.Generator("cpu").manual_seed(seed)
+
+
+class DiffusionEngine(ABC):
+    """An engine around a video model. A subclass gives `name`, `load` and `condition`, and changes what else differs.
+
+    Hooks, in the order in which they are called: `weights`, `fitted`, `windows`, `prompts`, then, for each profile
+    that is tried, `load` and `speed_up`, and for each window `produce` (which calls `condition`, `start`) and `holes`.
+    """
+
+    name: ClassVar[str]
+    version = "1"
+    device = "cpu"
+    """What the last take was made on, in words."""
+
+    def __init__(self) -> None:
+        self._notes: list[str] = []
+
+    # --- what an engine gives ---
+
+    @abstractmethod
+    def load(self, wanted: Loading) -> Model:
+        """Load everything, and place it in memory by the profile (`models.memory.place`). Raises BadFile, Cancelled."""
+
+    @abstractmethod
+    def condition(self, model: Model, job: WindowJob) -> dict[str, Any]:
+        """Keyword arguments for every forward of the denoiser in this window, on its device. Called once a window."""
+
+    # --- what an engine may change ---
+
+    trained_area: ClassVar[int] = TRAINED_AREA
+    """px of the pictures that the model was trained on."""
+    multiple: ClassVar[int] = 16
+    """Sides of the model's pictures are multiples of this, px."""
+
+    def weights(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Names in the catalogue that these options need, the base first."""
+        description = engine_options.describe(self.name)
+        assert description is not None, self.name
+        return description.weights
+
+    def load_key(self, options: Mapping[str, Any]) -> Hashable:
+        """What of the options `load` depends on; the weights and the profile are known to matter."""
+        return ()
+
+    def schedule(self, options: Mapping[str, Any], distilled: bool) -> Schedule:
+        """How to denoise; distilled: the base is a few-step variant."""
+        return sampling.choose(options, distilled)
+
+    def fitted(self, request: RenderRequest, options: Mapping[str, Any]) -> Fitted:
+        """How the footage comes to the model's size."""
+        footage = request.footage.footage
+        return Fitted.plan(
+            (footage.width, footage.height),
+            options["fit"],
+            options["working_size"],
+            self.trained_area,
+            self.multiple,
+            request.settings.size,
+        )
+
+    def windows(self, start: int, stop: int, options: Mapping[str, Any]) -> list[Window]:
+        """The pieces in which frames [start, stop) are made."""
+        return plan_windows(start, stop, options["window"], options["overlap"])
+
+    def prompts(self, request: RenderRequest, schedule: Schedule) -> tuple[str, ...]:
+        """The prompts to encode; () for a model without text."""
+        settings = request.settings
+        return (settings.prompt, settings.negative_prompt) if schedule.guidance > 1 else (settings.prompt,)
+
+    def speed_up(self, model: Model, wanted: Loading, steps: int) -> tuple[str, ...]:
+        """Make the loaded denoiser fast for a run of so many steps; notes for the take."""
+        return speed.prepare(model.transformer, wanted.profile, wanted.options["quality"], steps)
+
+    def produce(self, model: Model, job: WindowJob) -> Picture:
+        """The frames (F, h, w, 3) uint8 of one window at the model's size."""
+        return job.codec.decode(self.denoise(model, job), job.report)
+
+    def start(self, model: Model, job: WindowJob) -> Tensor:
+        """Clean latents (1, C, f, H, W) that a strength below 1 keeps something of."""
+        if job.options["start"] == "footage":
+            return job.source_latents
+        return job.encode(job.moved().rgb, "encoding the preview")
+
+    def holes(self, model: Model, job: WindowJob) -> Picture | None:
+        """(F, h, w) uint8 at the model's size, 255 where the picture was invented; None: this engine cannot tell."""
+        return None
+
+    # --- the flow ---
+
+    def notes(self) -> tuple[str, ...]:
+        """What the last `render` had to decide, in words for the artist."""
+        return tuple(dict.fromkeys(self._notes))
+
+    def render(self, request: RenderRequest, report: Report) -> Iterator[RenderedFrame]:
+        """Yield the frames of the request's range in order.
+
+        Raises BadShot (settings, range), MissingWeights, BadFile (weights, footage), OutOfMemory when no smaller
+        profile is left, RetakeError for what is wrong with the device, and what `report` raises.
+        """
+        raise NotImplementedError
+
+    def denoise(self, model: Model, job: WindowJob) -> Tensor:
+        """Latents (1, C, f, H, W) float32 of one window."""
+        raise NotImplementedError
