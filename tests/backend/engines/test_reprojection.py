@@ -12,7 +12,7 @@ import pytest
 from retake_backend.engines.base import Progress, RenderRequest
 from retake_backend.engines.diffusion import reprojection
 from retake_backend.engines.diffusion.repainting import painted_over, repaint_mask
-from retake_backend.engines.diffusion.reprojection import reprojected
+from retake_backend.engines.diffusion.reprojection import Moved, Reprojection
 from retake_shared.errors import Cancelled
 from retake_shared.shot import Edit, RenderSettings
 
@@ -47,8 +47,13 @@ def preview(pushed_aside: RenderRequest) -> list:
     )
 
 
+def everything(request: RenderRequest, **how: object) -> Moved:
+    whole = Reprojection(request, **how)
+    return whole.frames(range(whole.start, whole.stop), scenes.no_report)
+
+
 def test_pictures_and_holes_are_the_previews_own(pushed_aside: RenderRequest, preview: list) -> None:
-    moved = reprojected(pushed_aside, scenes.no_report, fill="frames")
+    moved = everything(pushed_aside, fill="frames")
     assert moved.rgb.shape == (5, scenes.HEIGHT, scenes.WIDTH, 3)
     for picture, holes, frame in zip(moved.rgb, moved.holes, preview, strict=True):
         np.testing.assert_array_equal(picture, frame.rgb)
@@ -57,48 +62,44 @@ def test_pictures_and_holes_are_the_previews_own(pushed_aside: RenderRequest, pr
 
 
 def test_invention_in_the_holes_leaves_the_holes_where_they_are(pushed_aside: RenderRequest, preview: list) -> None:
-    moved = reprojected(pushed_aside, scenes.no_report, fill="all")
+    moved = everything(pushed_aside, fill="all")
     np.testing.assert_array_equal(moved.holes, np.stack([frame.holes for frame in preview]) == 255)
     grey = np.stack([frame.rgb for frame in preview])
     assert (moved.rgb != grey)[moved.holes].mean() > 0.9
 
 
-def test_frames_come_in_any_order_and_as_often_as_asked(pushed_aside: RenderRequest, preview: list) -> None:
-    moved = reprojected(pushed_aside, scenes.no_report, fill="frames")
-    rgb, holes = moved.frames([6, 2, 6])
-    np.testing.assert_array_equal(rgb, np.stack([preview[at].rgb for at in (4, 0, 4)]))
-    np.testing.assert_array_equal(holes, np.stack([preview[at].holes for at in (4, 0, 4)]) == 255)
+def test_frames_come_in_any_order_from_one_rendering(pushed_aside: RenderRequest, preview: list) -> None:
+    whole, told = Reprojection(pushed_aside, fill="frames"), []
+    for asked in ([6, 2, 6], [3]):
+        moved = whole.frames(asked, told.append)
+        np.testing.assert_array_equal(moved.rgb, np.stack([preview[at - 2].rgb for at in asked]))
+        np.testing.assert_array_equal(moved.holes, np.stack([preview[at - 2].holes for at in asked]) == 255)
+    assert sum(progress.stage == "rendering" and progress.done == 5 for progress in told) == 1
     for outside in (1, 7):
         with pytest.raises(IndexError, match=str(outside)):
-            moved.frames([3, outside])
+            whole.frames([3, outside], scenes.no_report)
 
 
-def test_a_window_may_reach_beyond_the_range_and_have_a_size_of_its_own(pushed_aside: RenderRequest) -> None:
-    moved = reprojected(pushed_aside, scenes.no_report, frames=(2, 10), size=(96, 64))
-    assert moved.rgb.shape == (8, 64, 96, 3)
-    assert moved.frames([9])[1].shape == (1, 64, 96)
+def test_it_has_a_size_of_its_own(pushed_aside: RenderRequest) -> None:
+    assert everything(pushed_aside, size=(96, 64)).rgb.shape == (5, 64, 96, 3)
 
 
 def test_what_is_large_lies_in_a_file_and_is_the_same(
     pushed_aside: RenderRequest, preview: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reprojection, "IN_MEMORY", 1000)
-    moved = reprojected(pushed_aside, scenes.no_report, fill="frames")
-    assert isinstance(moved.rgb, np.memmap)
-    np.testing.assert_array_equal(moved.frames(range(2, 7))[0], np.stack([frame.rgb for frame in preview]))
+    moved = everything(pushed_aside, fill="frames")
+    np.testing.assert_array_equal(moved.rgb, np.stack([frame.rgb for frame in preview]))
+    np.testing.assert_array_equal(moved.holes, np.stack([frame.holes for frame in preview]) == 255)
 
 
 def test_progress_is_told_and_a_cancel_stops_it(pushed_aside: RenderRequest) -> None:
-    stages: list[Progress] = []
-    reprojected(pushed_aside, stages.append)
-    assert (stages[-1].stage, stages[-1].done, stages[-1].total) == ("rendering", 5, 5)
-
     def cancel(progress: Progress) -> None:
         if progress.stage == "rendering" and progress.done == 2:
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        reprojected(pushed_aside, cancel)
+        Reprojection(pushed_aside).frames([2], cancel)
 
 
 # --- what is painted, and how it joins ---

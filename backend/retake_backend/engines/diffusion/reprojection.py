@@ -21,51 +21,56 @@ IN_MEMORY = 1 << 30
 
 
 @dataclass(frozen=True)
-class Reprojection:
-    """The preview of a range of frames.
+class Moved:
+    """Reprojected frames. rgb: (F, H, W, 3) uint8 sRGB; holes: (F, H, W) bool, True where no frame shows this place."""
 
-    start: footage frame of the first picture. rgb: (T, H, W, 3) uint8 sRGB. holes: (T, H, W) bool, True where no frame
-    of the footage shows this place. notes: what the preview had to decide, in words for the artist.
-    """
-
-    start: int
     rgb: NDArray[np.uint8]
     holes: NDArray[np.bool_]
-    notes: tuple[str, ...]
-
-    def frames(self, indices: Sequence[int]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """rgb and holes of footage frames `indices`, in any order, repeats allowed."""
-        at = np.asarray(indices, np.int64) - self.start
-        if len(at) and not (at.min() >= 0 and at.max() < len(self.rgb)):
-            raise IndexError(f"frames {min(indices)} .. {max(indices)} leave those from {self.start}")
-        return np.asarray(self.rgb[at]), np.asarray(self.holes[at])
 
 
-def reprojected(
-    request: RenderRequest,
-    report: Report,
-    frames: tuple[int, int] | None = None,
-    size: tuple[int, int] | None = None,
-    fill: Fill = "all",
-) -> Reprojection:
-    """The preview of frames [start, stop) of the shot, whatever engine and options the request names.
+class Reprojection:
+    """The preview of frames [start, stop), the request's range, whatever engine and options the request names.
 
-    Rendered at once, not window by window: the preview learns the whole shot before its first frame, and its threads
-    read the footage. frames: None = the request's range; windows may reach up to 3 beyond it. size: (width, height)
-    px; None = the take's own. report hears of its progress and may raise Cancelled. Raises what the preview raises
-    (BadShot, BadFile).
+    Constructing it is cheap. All frames are rendered when the first is asked for, not window by window: the preview
+    learns the whole shot before its first frame, and its threads read the footage. size: (width, height) px; None =
+    the take's own.
     """
-    settings, footage = request.settings, request.footage.footage
-    start, stop = frames or settings.frame_range(request.solve)
-    width, height = size or settings.size or (footage.width, footage.height)
-    own = replace(settings, engine="preview", frames=(start, stop), size=(width, height), options={"fill": fill})
-    engine = PreviewEngine()
-    rgb = _room((stop - start, height, width, 3), np.uint8)
-    holes = _room((stop - start, height, width), np.bool_)
-    for frame in engine.render(replace(request, settings=own), report):
-        rgb[frame.index - start] = frame.rgb
-        np.greater(frame.holes, 0, out=holes[frame.index - start])
-    return Reprojection(start, rgb, holes, engine.notes())
+
+    def __init__(self, request: RenderRequest, size: tuple[int, int] | None = None, fill: Fill = "all") -> None:
+        settings, footage = request.settings, request.footage.footage
+        self.start, self.stop = settings.frame_range(request.solve)
+        self.size = size or settings.size or (footage.width, footage.height)
+        own = replace(settings, engine="preview", size=self.size, options={"fill": fill})
+        self._request = replace(request, settings=own)
+        self._made: Moved | None = None
+        self._notes: tuple[str, ...] = ()
+
+    def frames(self, indices: Sequence[int], report: Report) -> Moved:
+        """Footage frames `indices`, in any order, repeats allowed, all in [start, stop).
+
+        report hears of the rendering, if this is the first call, and may raise Cancelled. Raises IndexError, and what
+        the preview raises (BadShot, BadFile).
+        """
+        at = np.asarray(indices, np.int64) - self.start
+        if len(at) and not (at.min() >= 0 and at.max() < self.stop - self.start):
+            raise IndexError(f"frames {min(indices)} .. {max(indices)} are not all in {self.start} .. {self.stop - 1}")
+        if self._made is None:
+            self._made = self._rendered(report)
+        return Moved(np.asarray(self._made.rgb[at]), np.asarray(self._made.holes[at]))
+
+    def notes(self) -> tuple[str, ...]:
+        """What the preview had to decide, in words for the artist; nothing before the first frame."""
+        return self._notes
+
+    def _rendered(self, report: Report) -> Moved:
+        count, (width, height) = self.stop - self.start, self.size
+        rgb, holes = _room((count, height, width, 3), np.uint8), _room((count, height, width), np.bool_)
+        engine = PreviewEngine()
+        for frame in engine.render(self._request, report):
+            rgb[frame.index - self.start] = frame.rgb
+            np.greater(frame.holes, 0, out=holes[frame.index - self.start])
+        self._notes = engine.notes()
+        return Moved(rgb, holes)
 
 
 def _room(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
