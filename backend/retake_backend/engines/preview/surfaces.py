@@ -104,7 +104,8 @@ class Surfaces:
                 & (uv[:, 1] < self.cameras.height + self.margin)
             )
 
-    def _depth_map(self, frame: int) -> Map:
+    def depth_map(self, frame: int) -> Map:
+        """The solve's map of the frame (h, w) at the scale of its tracks, 0 where unknown."""
         assert self.solve.depth is not None
         return np.asarray(self.solve.depth[frame] * np.float32(self._scale[frame]), np.float32)
 
@@ -116,7 +117,7 @@ class Surfaces:
 
     def _depth_samples(self, layer: int, frame: int) -> tuple[NDArray[np.float64], ...]:
         """x, y px and disparity of depth map pixels of the layer, about one per two coarse cells."""
-        depth = self._depth_map(frame)
+        depth = self.depth_map(frame)
         height, width = depth.shape
         columns = np.linspace(0, width - 1, 48).round().astype(int)
         rows = np.linspace(0, height - 1, max(2, round(48 * height / width))).round().astype(int)
@@ -163,7 +164,7 @@ class Surfaces:
         if self.solve.depth is None:
             return None
         grid = Grid.over(self.cameras.width, self.cameras.height, self.fine)
-        depth = self._depth_map(frame)
+        depth = self.depth_map(frame)
         known = depth > 0
         if not known.any():
             return None
