@@ -55,9 +55,9 @@ class VideoCodec:
                 local_files_only=True,
                 output_loading_info=True,
             )
-        except torch.OutOfMemoryError:
-            raise
         except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+            if memory.in_words(error) is not None:  # too little memory is no damage
+                raise
             what = f"is no Wan VAE in safetensors ({error})."
             raise BadFile(what, str(place / "vae"), "Pull the model again.") from error
         for kind in ("missing_keys", "unexpected_keys"):

@@ -1,5 +1,7 @@
 """Long shots in windows: every frame once, no seam, lengths the model can make."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -27,7 +29,7 @@ def test_windows_cover_the_range_in_lengths_that_the_model_makes(frames, setting
     for each in windows:
         assert each.length % 4 == 1
         assert each.length <= window
-    for before, after in zip(windows, windows[1:], strict=False):
+    for before, after in pairwise(windows):
         assert after.overlap == before.stop - after.start
         assert after.overlap % 4 == 1
         assert after.pinned == (after.overlap - 1) // 4 + 1
