@@ -110,6 +110,18 @@ def load_base(
     return transformer  # type: ignore[no-any-return]
 
 
+def rope_positions(folder: Path) -> RopePositions:
+    """How the base of the parts under `folder` counts frames, for `load_base`; whether they fit it, `load_parts` says."""
+    for kind in ("conditioner", "lora"):
+        try:
+            part = json.loads((folder / kind / "part.json").read_text("utf-8"))
+            if part["base"]["configuration"]["rope_positions"] == "shared":
+                return "shared"
+        except (OSError, KeyError, TypeError, ValueError, RecursionError):
+            continue
+    return "sequential"
+
+
 def save_parts(
     folder: Path,
     transformer: BaseModel,

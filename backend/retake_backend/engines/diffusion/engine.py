@@ -7,14 +7,12 @@ profile; frames that were handed out stay.
 
 from __future__ import annotations
 
-import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-import cv2
 import numpy as np
 import torch
 from diffusers.models.modeling_utils import ModelMixin
@@ -27,7 +25,7 @@ from ...models import memory, resident, speed
 from ...models.codec import LatentToRgb, VideoCodec
 from ...models.memory import OutOfMemory, Profile
 from ...models.text import EncodedPrompts, encode_prompts
-from ...weights.store import WeightStore
+from ...weights.store import MANIFEST, WeightStore
 from ..base import Progress, RenderedFrame, RenderRequest, Report
 from . import sampling
 from .framing import TRAINED_AREA, Fitted
@@ -132,15 +130,14 @@ class WindowJob:
         return latents
 
     def moved(self, fill: Fill = "all") -> Moved:
-        """The footage moved along the edit by geometry alone, at the model's size: rgb (F, h, w, 3) uint8, holes
-        (F, h, w) bool. Frames beyond the take's range hold its last."""
+        """The footage moved along the edit by geometry alone, at the model's size: rgb (F, h, w, 3) uint8 and holes
+        (F, h, w) bool. The preview runs once for all windows; beyond the take's range its last frame is held."""
         if fill not in self._moved:
-            whole = self.reprojection(fill)
-            indices = np.minimum(self.indices, whole.stop - 1)
-            made = whole.frames([int(i) for i in indices], self.report)
-            rgb = np.stack([self.fitted.bring(picture) for picture in made.rgb])
-            holes = np.stack([self.fitted.bring(mask.astype(np.uint8) * 255) > 127 for mask in made.holes])
-            self._moved[fill] = Moved(rgb, holes)
+            last = self.request.settings.frame_range(self.request.solve)[1] - 1
+            made = self.reprojection(fill).frames([min(int(i), last) for i in self.indices], self.report)
+            rgb = [self.fitted.bring(picture) for picture in made.rgb]
+            holes = [self.fitted.bring(mask.astype(np.uint8) * 255) > 127 for mask in made.holes]
+            self._moved[fill] = Moved(np.stack(rgb), np.stack(holes))
         return self._moved[fill]
 
     def picture(self, clean: Tensor) -> Picture | None:
@@ -258,8 +255,228 @@ class DiffusionEngine(ABC):
         Raises BadShot (settings, range), MissingWeights, BadFile (weights, footage), OutOfMemory when no smaller
         profile is left, RetakeError for what is wrong with the device, and what `report` raises.
         """
-        raise NotImplementedError
+        self._notes = []
+        run = _Run.prepared(self, request)
+        yield from watched(run.frames, report)
 
     def denoise(self, model: Model, job: WindowJob) -> Tensor:
         """Latents (1, C, f, H, W) float32 of one window."""
-        raise NotImplementedError
+        condition = self.condition(model, job)
+        device = job.profile.device
+        strength = job.options["strength"]
+        start = self.start(model, job).to(device) if strength < 1 else None
+        overlap = None if job.before is None else Overlap(job.encode(job.before).to(device))
+        generator = job.generator()
+        noise = torch.randn(job.latent_shape, generator=generator)
+        settings = job.request.settings
+        assert job.prompts is not None
+        where = f", window {job.number + 1} of {job.count}" if job.count > 1 else ""
+
+        def tell(step: Step) -> None:
+            picture = job.picture(step.clean)
+            job.report(Progress(f"denoising{where}", step.index + 1, step.total, picture))
+
+        steps = job.schedule.steps - (sampling.first_step(job.schedule.steps, strength) if start is not None else 0)
+        job.report(Progress(f"denoising{where}", 0, steps))
+        speed.new_video(model.transformer)
+        return sampling.sample(
+            model.transformer,
+            sampling.make_scheduler(job.schedule, model.place),
+            noise.to(device),
+            guidance=job.schedule.guidance,
+            prompt=job.prompts.of(settings.prompt),
+            negative_prompt=job.prompts.of(settings.negative_prompt) if job.schedule.guidance > 1 else None,
+            condition=condition,
+            dtype=job.profile.dtype,
+            start=start,
+            strength=strength,
+            overlap=overlap,
+            generator=generator,
+            after_step=tell,
+        )
+
+
+@dataclass
+class _Run:
+    """One take in the making. profile and model change when memory runs out."""
+
+    engine: DiffusionEngine
+    request: RenderRequest
+    options: Mapping[str, Any]
+    store: WeightStore
+    names: tuple[str, ...]
+    distilled: bool
+    schedule: Schedule
+    profile: Profile
+    note: Callable[[str], None]
+    prompts: EncodedPrompts | None = None
+    model: Model | None = None
+
+    @classmethod
+    def prepared(cls, engine: DiffusionEngine, request: RenderRequest) -> _Run:
+        """All that can be refused before anything loads."""
+        description = engine_options.describe(engine.name)
+        assert description is not None, engine.name
+        options = description.checked(request.settings.options)
+        request.settings.frame_range(request.solve)
+        store = WeightStore()
+        names = engine.weights(options)
+        distilled = DISTILLED.get(names[0]) if options["quality"] == "fast" else None
+        has_distilled = distilled is not None and not store.missing([distilled])
+        if distilled is not None and has_distilled:
+            names = (distilled, *names[1:])
+        store.require(names)
+        profile = memory.choose(options["memory"])
+        engine.device = profile.words
+        schedule = engine.schedule(options, has_distilled)
+        run = cls(engine, request, options, store, names, has_distilled, schedule, profile, engine._notes.append)
+        run._tell_choices(distilled)
+        return run
+
+    def frames(self, report: Report) -> Generator[RenderedFrame]:
+        """The take's frames, in order; in a thread of its own (`watched`)."""
+        request, options, engine = self.request, self.options, self.engine
+        start, stop = request.settings.frame_range(request.solve)
+        footage = request.footage.footage
+        size = request.settings.size or (footage.width, footage.height)
+        fitted = engine.fitted(request, options)
+        windows = engine.windows(start, stop, options)
+        for note in (*fitted.notes, *window_notes(windows, stop, len(request.solve))):
+            self.note(note)
+        invented: dict[int, Picture] = {}
+        previews: dict[Fill, Reprojection] = {}
+
+        def reprojection(fill: Fill) -> Reprojection:
+            if fill not in previews:
+                previews[fill] = Reprojection(request, fitted.content, fill)
+            return previews[fill]
+
+        def make(window: Window, before: Picture | None) -> Picture:
+            number = windows.index(window)
+            frames, holes = self._smaller_until_it_fits(
+                lambda: self._window(window, (number, len(windows)), fitted, before, reprojection, report), report
+            )
+            if holes is not None:
+                invented.update(zip(range(window.start, min(window.stop, stop)), holes, strict=False))
+            return frames
+
+        self.prompts = self._smaller_until_it_fits(lambda: self._encode_prompts(report), report)
+        for index, picture in in_order(windows, stop, make):
+            holes = invented.pop(index, None)
+            if holes is None:
+                mask = np.zeros((size[1], size[0]), np.uint8)
+            else:
+                mask = np.where(fitted.take_back(holes, size) > 127, np.uint8(255), np.uint8(0))
+            yield RenderedFrame(index, fitted.take_back(picture, size), mask)
+        for preview in previews.values():
+            for note in preview.notes():
+                self.note(f"Preview: {note}")
+
+    def _encode_prompts(self, report: Report) -> EncodedPrompts | None:
+        wanted = self.engine.prompts(self.request, self.schedule)
+        if not wanted:
+            return None
+        with memory.gpu_errors_in_words():
+            encoded = encode_prompts(self.store.place(self.names[0]), wanted, self.profile, report)
+        for note in encoded.notes:
+            self.note(note)
+        return encoded
+
+    def _window(
+        self,
+        window: Window,
+        which: tuple[int, int],
+        fitted: Fitted,
+        before: Picture | None,
+        reprojection: Callable[[Fill], Reprojection],
+        report: Report,
+    ) -> tuple[Picture, Picture | None]:
+        """One window's frames and holes at the model's size. Raises OutOfMemory."""
+        with memory.gpu_errors_in_words(), torch.no_grad():
+            model = self._loaded(report)
+            indices = window.frames(len(self.request.solve))
+            job = WindowJob(
+                request=self.request,
+                options=self.options,
+                schedule=self.schedule,
+                profile=self.profile,
+                fitted=fitted,
+                framing=fitted.framing(self.request.solve.cameras),
+                window=window,
+                number=which[0],
+                count=which[1],
+                indices=indices,
+                frames=self._footage(indices, fitted, report),
+                before=before,
+                codec=model.codec,
+                prompts=self.prompts,
+                report=report,
+                note=self.note,
+                reprojection=reprojection,
+            )
+            return self.engine.produce(model, job), self.engine.holes(model, job)
+
+    def _footage(self, indices: NDArray[np.int64], fitted: Fitted, report: Report) -> Picture:
+        pictures: dict[int, Picture] = {}
+        for done, index in enumerate(dict.fromkeys(int(i) for i in indices)):
+            report(Progress("reading footage", done, len(indices)))
+            pictures[index] = fitted.bring(self.request.footage.frame(index))
+        return np.stack([pictures[int(i)] for i in indices])
+
+    def _loaded(self, report: Report) -> Model:
+        if self.model is None:
+            places = tuple(self.store.place(name) for name in self.names)
+            stamps = tuple((str(place), (place / MANIFEST).stat().st_mtime_ns) for place in places)
+            wanted = Loading(places, self.profile, self.options, self.distilled, report)
+            key = (type(self.engine).__qualname__, stamps, self.profile, self.engine.load_key(self.options))
+            report(Progress("loading the model", 0, 1))
+            self.model = resident.keep(key, lambda: self.engine.load(wanted))
+            for note in (*self.model.notes, *self.engine.speed_up(self.model, wanted, self.schedule.steps)):
+                self.note(note)
+        return self.model
+
+    def _smaller_until_it_fits(self, work: Callable[[], Value], report: Report) -> Value:
+        """What `work` gives, with the first profile from the current one down that has the memory for it."""
+        while True:
+            try:
+                return work()
+            except OutOfMemory as error:
+                smaller = memory.smaller(self.profile)
+                if smaller is None:
+                    raise OutOfMemory(error.what, error.where, f"{_LESS_WORK} {error.remedy}".strip()) from error
+            # Outside of the handler: the error's traceback holds what filled the memory.
+            self.note(f"The {self.profile.name} GB profile ran out of memory; the {smaller.name} GB one made the rest.")
+            report(Progress(f"starting again with {smaller.name} GB", 0, 1))
+            self.model = None
+            resident.release()
+            self.profile = smaller
+            self.engine.device = smaller.words
+
+    def _tell_choices(self, distilled: str | None) -> None:
+        schedule, options, settings = self.schedule, self.options, self.request.settings
+        if options["quality"] == "fast" and distilled and not self.distilled:
+            self.note(
+                f"The few-step weights ({distilled}) are not installed: {schedule.steps} steps of the full model are "
+                "a rough draft."
+            )
+        guided = schedule.guidance > 1
+        if guided and self.engine.prompts(self.request, schedule) and not settings.prompt.strip():
+            self.note("There is no prompt, so nothing is guided by one: each step is computed once, not twice.")
+            self.schedule = schedule = replace(schedule, guidance=1.0)
+            guided = False
+        guidance = f"guidance {schedule.guidance:g}" if guided else "no guidance"
+        named = {"unipc": "UniPC", "euler": "Euler", "few-step": "few-step"}[schedule.scheduler]
+        self.note(f"{schedule.steps} steps, {named} scheduler, {guidance}, seed {settings.seed}.")
+        if options["strength"] < 1:
+            self.note(f"It starts from the {options['start']} at strength {options['strength']:g}.")
+        self.note(f"Made on {self.profile.words}.")
+        licences = []
+        for name in self.names:
+            entry = self.store.entry(name)
+            licences.append(f"{entry.model.label}: {entry.licence or 'no licence given'}")
+            if entry.random:
+                self.note(f"The weights of {entry.model.label} are random: the picture means nothing.")
+        self.note(f"Licences: {'; '.join(licences)}.")
+
+
+_LESS_WORK = "Choose a smaller working size or fewer frames a window."

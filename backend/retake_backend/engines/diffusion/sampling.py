@@ -109,7 +109,7 @@ class Overlap:
 
 def sample(
     transformer: torch.nn.Module,
-    scheduler: Scheduler,
+    scheduler: Any,
     noise: Tensor,
     *,
     guidance: float,
@@ -125,7 +125,7 @@ def sample(
 ) -> Tensor:
     """Denoise: latents (1, C, f, H, W) float32 on the noise's device.
 
-    scheduler: a fresh one from `make_scheduler`, used up by this. noise: (1, C, f, H, W) float32 standard normal.
+    scheduler: a `Scheduler` fresh from `make_scheduler`, used up by this. noise: (1, C, f, H, W) float32 standard normal.
     prompt, negative_prompt: (1, 512, text_dim); the second only counts where guidance is above 1. condition: keyword
     arguments of every forward, computed once. dtype: of the transformer's arithmetic. start, strength: clean latents
     that a strength below 1 starts from, noised to where the schedule is entered. generator: on the CPU, for
