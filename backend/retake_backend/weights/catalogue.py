@@ -24,9 +24,10 @@ class Model:
     label, purpose: for people. repository: on the hub, "" for what nobody has published. nbytes: about, on disk.
     kind: "base" is a pipeline in diffusers' layout, "parts" what is trained onto one (`models.parts`).
     gated: the hub gives it only to users who accepted its licence there.
-    components: folder -> class that its config.json must name ("" = a folder without weights), for parts the class or
-    kind that its part.json must name. pipelines: what model_index.json may call itself. expects: configuration values
-    by folder that tell this model from others of the same class.
+    components: folder -> class that its config.json must name ("" = a folder without weights), for parts the class
+    that the conditioner's part.json must name. pipelines: what model_index.json may call itself. expects:
+    configuration values by folder that tell this model from others of the same class. base: the model that parts
+    are trained on.
     borrows: folder -> repository, where another publishes the same weights smaller. variant: of the files in the
     repository ("fp16"); they lie in the store under their plain names.
     """
@@ -45,6 +46,7 @@ class Model:
     expects: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     borrows: Mapping[str, str] = field(default_factory=dict)
     variant: str = ""
+    base: str = ""
 
     @property
     def page(self) -> str:
@@ -63,6 +65,14 @@ _WAN_1_3B = {"transformer": {"num_layers": 30, "num_attention_heads": 12, "atten
 _VACE = "Wan-AI/Wan2.1-VACE-1.3B-diffusers"
 # UMT5-XXL (11.4 GB in bfloat16), VAE (508 MB) and tokenizer (22 MB), which all three Wan models have.
 _AROUND_WAN = 11_361_900_000 + 507_600_000 + 21_500_000
+
+
+def _parts(name: str, label: str, conditioner: str, nbytes: int, base: str = "wan2.1-t2v-1.3b") -> Model:
+    """Trained parts: nobody has published any, so they have no repository and the licence that their part.json says."""
+    purpose = f"trained onto {base}; trained by you or imported"
+    components = {"conditioner": conditioner, "lora": ""}
+    return Model(name, label, purpose, "parts", "", "", "", nbytes, components=components, base=base)
+
 
 _MODELS = (
     Model(
@@ -128,48 +138,10 @@ _MODELS = (
         expects={"unet": {"num_frames": 25}},
         variant="fp16",
     ),
-    Model(
-        "edit-by-track",
-        "Edit-by-Track",
-        "conditioner and LoRA, trained on Wan 2.1 1.3B",
-        "parts",
-        "",
-        "",
-        "",
-        700_000_000,
-        components={"conditioner": "EditByTrackConditioner", "lora": ""},
-    ),
-    Model(
-        "track2view",
-        "Track2View",
-        "conditioner and LoRA, trained on Wan 2.1 1.3B",
-        "parts",
-        "",
-        "",
-        "",
-        700_000_000,
-        components={"conditioner": "Track2ViewConditioner", "lora": ""},
-    ),
-    Model(
-        "trajectory-attention",
-        "Trajectory Attention",
-        "attention branches, trained on Wan 2.1 1.3B",
-        "parts",
-        "",
-        "",
-        "",
-        600_000_000,
-    ),
-    Model(
-        "trajectory-attention-svd",
-        "Trajectory Attention for SVD",
-        "attention branches, trained on Stable Video Diffusion XT",
-        "parts",
-        "",
-        "",
-        "",
-        200_000_000,
-    ),
+    _parts("edit-by-track", "Edit-by-Track", "EditByTrackConditioner", 700_000_000),
+    _parts("track2view", "Track2View", "Track2ViewConditioner", 700_000_000),
+    _parts("trajectory-attention", "Trajectory Attention", "TrajectoryAttention", 600_000_000),
+    _parts("trajectory-attention-svd", "Trajectory Attention for SVD", "TrajectoryAttention", 200_000_000, "svd-xt"),
 )
 
 CATALOGUE: dict[str, Model] = {model.name: model for model in _MODELS}

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -124,7 +125,7 @@ class WeightStore:
             elif path.stat().st_size != size:
                 wrong.append(f"{file} has {path.stat().st_size:,} bytes in place of {size:,}")
             else:
-                found = sha256_of(path, _further(report, done, entry.total, "checking"))
+                found = sha256_of(path, further(report, done, entry.total, "checking"))
                 if found != sha256:
                     wrong.append(f"{file} is not what was installed (sha256 {found[:12]} in place of {sha256[:12]})")
             done += size
@@ -170,6 +171,7 @@ class Manifest:
     licence: str
     random: bool
     damage: str
+    borrowed: dict[str, dict[str, str]]
 
 
 def write_manifest(
@@ -219,14 +221,46 @@ def read_manifest(folder: Path, name: str) -> Manifest:
         files = {_inside(file): (int(entry["bytes"]), str(entry["sha256"])) for file, entry in written["files"].items()}
         if not files:
             raise ValueError("it names no file")
+        borrowed = {str(key): {k: str(v) for k, v in of.items()} for key, of in written.get("borrowed", {}).items()}
         text = {key: str(written.get(key, "")) for key in ("repository", "commit", "licence", "damage")}
-        return Manifest(
-            files, text["repository"], text["commit"], text["licence"], written["random"] is True, text["damage"]
-        )
+        return Manifest(files, **text, random=written["random"] is True, borrowed=borrowed)
     except FileNotFoundError:
         raise BadFile("is missing.", str(path), _install_again(name)) from None
     except (OSError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise BadFile(f"is no description of {name} ({error}).", str(path), _install_again(name)) from error
+
+
+@contextmanager
+def alone(store: WeightStore, name: str) -> Iterator[None]:
+    """Keep a second process from pulling or importing the same model at the same time."""
+    from filelock import FileLock, Timeout
+
+    (store.folder / INCOMING).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(store.folder / INCOMING / f"{name}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RetakeError("another process is busy with it.", name, "Wait for it, or stop it first.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def further(report: Report, done: int, total: int, stage: str) -> Callable[[int], None]:
+    """A report of one file's bytes as those that come after `done` others."""
+    return lambda nbytes: report(done + nbytes, total, stage)
+
+
+def put_in_place(store: WeightStore, name: str) -> None:
+    """Give a whole model in `.incoming`, its manifest written, its place; another there is replaced."""
+    place, incoming = store.folder / name, store.folder / INCOMING / name
+    before = store.folder / INCOMING / f"{name}.removed"
+    shutil.rmtree(before, ignore_errors=True)
+    if place.exists():
+        os.replace(place, before)
+    os.replace(incoming, place)
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def missing_weights(entries: Iterable[Entry]) -> MissingWeights:
@@ -258,11 +292,6 @@ def folder_size(folder: Path, only_freed: bool = False) -> int:
             found = path.stat()
             total += 0 if only_freed and found.st_nlink > 1 else found.st_size
     return total
-
-
-def _further(report: Report, done: int, total: int, stage: str) -> Callable[[int], None]:
-    """A report of one file's bytes as those that come after `done` others."""
-    return lambda nbytes: report(done + nbytes, total, stage)
 
 
 def _wrong_sizes(place: Path, files: Mapping[str, tuple[int, str]]) -> str:

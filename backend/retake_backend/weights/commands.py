@@ -1,0 +1,172 @@
+"""`retake models list | pull | verify | import | remove`: what they print and return."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from retake_shared.errors import RetakeError
+
+from .catalogue import CATALOGUE, find, size_in_words
+from .store import Entry, WeightStore
+from .task import damaged
+
+
+def list_models(store: WeightStore, as_json: bool) -> int:
+    """Print every model of the catalogue: what it is for, its size and licence, whether it is here, and where."""
+    entries = store.entries()
+    if as_json:
+        print(json.dumps({"place": str(store.folder), "models": [_row(entry) for entry in entries]}, indent=1))
+        return 0
+    rows = [("name", "for", "size", "licence", "state")]
+    for entry in entries:
+        about = "" if entry.state == "installed" else "about "
+        licence = entry.licence or "not published"
+        rows.append((entry.model.name, entry.model.purpose, about + size_in_words(entry.total), licence, _state(entry)))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for entry in entries:
+        if entry.damage:
+            print(f"\n{entry.model.name} is damaged: {entry.damage}")
+    print(f"\nplace: {store.folder}")
+    return 0
+
+
+def pull_models(store: WeightStore, names: Sequence[str], check: Callable[[], None]) -> int:
+    """Pull the named models, one after the other; says before each what comes, on what terms, and where to."""
+    from .pull import pull
+
+    for name in names:
+        model, entry = find(name), store.entry(name)
+        if entry.state == "installed" and not entry.random:
+            print(f"{name} is installed already, in {entry.place}")
+            continue
+        if model.repository:
+            size = size_in_words(model.nbytes)
+            print(f"{name}: about {size} from {model.page} ({model.licence}, {model.licence_url}) to {entry.place}")
+        with _Line(check) as line:
+            entry = pull(name, store, line)
+        print(f"{name} is installed: {size_in_words(entry.nbytes)} in {entry.place}")
+    return 0
+
+
+def verify_models(store: WeightStore, names: Sequence[str], check: Callable[[], None]) -> int:
+    """Hash every file of the named models, of all that are here when none is named; 1 when one is damaged."""
+    code = 0
+    for name in names or [entry.model.name for entry in store.entries() if entry.state in ("installed", "damaged")]:
+        try:
+            with _Line(check) as line:
+                wrong = store.verify(name, line)
+            if wrong:
+                raise damaged(name, wrong)
+            print(f"{name}: every file is what was installed")
+        except RetakeError as error:
+            if store.entry(name).state != "damaged":
+                raise
+            print(f"retake: {error}", file=sys.stderr)
+            code = 1
+    return code
+
+
+def import_model(
+    store: WeightStore, name: str, folder: Path, link: bool, replace: bool, check: Callable[[], None]
+) -> int:
+    """Bring a model from a folder into the store."""
+    from .importing import import_folder
+
+    with _Line(check) as line:
+        entry = import_folder(name, folder, store, line, link=link, replace=replace)
+    print(f"{name} is installed: {size_in_words(entry.nbytes)} in {entry.place} ({entry.licence})")
+    return 0
+
+
+def remove_model(store: WeightStore, name: str, yes: bool) -> int:
+    """Remove a model, and what a stopped pull of it left; asks first."""
+    entry = store.entry(name)
+    if entry.state == "missing":
+        print(f"{name} is not here")
+        return 0
+    if not yes:
+        if not sys.stdin.isatty():
+            raise RetakeError("needs your word.", f"remove {name}", "Say --yes.")
+        answer = input(f"Remove {name} ({size_in_words(entry.nbytes)} in {entry.place})? [y/N] ")
+        if answer.strip().lower() not in ("y", "yes"):
+            print("kept")
+            return 0
+    freed = store.remove(name)
+    print(f"{name} is removed: {size_in_words(freed)} are free again")
+    return 0
+
+
+def summary(store: WeightStore) -> str:
+    """One line for `retake doctor`: the folder of models and what is in it."""
+    here = [entry for entry in store.entries() if entry.state != "missing"]
+    said = ", ".join(f"{entry.model.name} ({_state(entry)})" for entry in here)
+    return f"{store.folder}: {said or f'none of {len(CATALOGUE)} is installed'}"
+
+
+def _state(entry: Entry) -> str:
+    if entry.state == "partial":
+        return f"partial, {size_in_words(entry.nbytes)} here"
+    if entry.random:
+        return f"{entry.state}, random weights"
+    if entry.state == "missing" and entry.model.gated:
+        return "missing, accept its licence first"
+    return entry.state
+
+
+def _row(entry: Entry) -> dict[str, object]:
+    model = entry.model
+    return {
+        "name": model.name,
+        "label": model.label,
+        "purpose": model.purpose,
+        "kind": model.kind,
+        "repository": model.repository,
+        "licence": entry.licence,
+        "licence_url": model.licence_url,
+        "gated": model.gated,
+        "state": entry.state,
+        "bytes": entry.nbytes,
+        "total": entry.total,
+        "random": entry.random,
+        "damage": entry.damage,
+        "place": str(entry.place),
+    }
+
+
+class _Line:
+    """Progress on stderr: one line that changes in a terminal, a line every tenth otherwise."""
+
+    def __init__(self, check: Callable[[], None]) -> None:
+        self._check, self._terminal = check, sys.stderr.isatty()
+        self._last, self._tenth = 0.0, -1
+        self._began, self._first = time.monotonic(), -1
+
+    def __enter__(self) -> _Line:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        if self._terminal and self._last:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def __call__(self, done: int, total: int, stage: str) -> None:
+        self._check()
+        now = time.monotonic()
+        if self._first < 0:
+            self._first, self._began = done, now
+        words = f"{stage}: {size_in_words(done)} of {size_in_words(total)}"
+        if self._terminal:
+            if now - self._last < 0.1:
+                return
+            self._last = now
+            rate = (done - self._first) / max(now - self._began, 1e-3)
+            speed = f", {size_in_words(int(rate))}/s" if rate > 0 else ""
+            print(f"\r\x1b[K{words}{speed}", end="", file=sys.stderr, flush=True)
+        elif total and 10 * done // total != self._tenth:
+            self._tenth = 10 * done // total
+            print(words, file=sys.stderr, flush=True)
