@@ -62,6 +62,10 @@ class Reprojection:
         """What the preview had to decide, in words for the artist; nothing before the first frame."""
         return self._notes
 
+    def close(self) -> None:
+        """Let go of the pictures; asking for a frame renders them again."""
+        self._made = None
+
     def _rendered(self, report: Report) -> Moved:
         count, (width, height) = self.stop - self.start, self.size
         rgb, holes = _room((count, height, width, 3), np.uint8), _room((count, height, width), np.bool_)
