@@ -4,7 +4,7 @@
 """
 
 from . import cli, panels, preferences, properties, rendering
-from .operators import backend, camera, choosing, editing, generating, importing, taking
+from .operators import backend, camera, choosing, editing, first_frame, generating, importing, models, taking
 
 _MODULES = (
     properties,
@@ -14,9 +14,11 @@ _MODULES = (
     choosing,
     editing,
     camera,
+    first_frame,
     generating,
     taking,
     backend,
+    models,
     panels,
     cli,
 )

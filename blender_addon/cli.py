@@ -18,13 +18,13 @@ from typing import Any
 
 import bpy
 from retake_shared import edit_script, fitting, formats
-from retake_shared.arguments import add_settings, add_solve, settings
+from retake_shared.arguments import add_first_frame, add_settings, add_solve, settings
 from retake_shared.errors import RetakeError
 from retake_shared.shot import TAKE_FILE, Edit, RenderSettings, Solve
 
-from . import preferences, rendering, take_list, takes
+from . import engine_settings, models, preferences, rendering, take_list, takes
 from .link import Link
-from .messages import Printer
+from .messages import Backend, ModelsTold, Printer
 from .scene import footage_clip, objects, readback, shots
 from .takes import JobRecord
 
@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_solve(render)
     add_settings(render)
+    add_first_frame(render)
     render.add_argument("--backend", metavar="COMMAND", help="the backend's program (as in the preferences)")
     render.add_argument("--home", type=Path, metavar="DIR", help="the backend's folder (as in the preferences)")
     render.set_defaults(run=_render)
@@ -117,13 +118,15 @@ def _import(arguments: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class _Job:
-    """What to render: the shot's name and video, its solve, the edit of it, and the engine's settings."""
+    """What to render: the shot's name and video, its solve, the edit of it, the engine's settings, and the edited
+    first frame that the panel names, if any."""
 
     shot: str
     footage: Path
     solve: Solve
     edit: Edit
     settings: RenderSettings
+    first_frame: str = ""
 
 
 def _render(arguments: argparse.Namespace) -> int:
@@ -132,19 +135,21 @@ def _render(arguments: argparse.Namespace) -> int:
     job = replace(job, settings=job.settings.changed(settings(arguments)))
     start, stop = job.settings.frame_range(job.solve)
     record = JobRecord(job.shot, str(job.footage), job.settings, start, stop)
+    first_frame = _first_frame(arguments, job)
 
     out = arguments.out.absolute()
     folder = _folder_for(out)
-    takes.claim(folder, record)
     place = preferences.backend_place(bpy.context)
     if arguments.backend:
         place = replace(place, command=arguments.backend, connection_file=None, may_start=True)
     if arguments.home:
         place = replace(place, home=arguments.home.absolute(), connection_file=None)
-    link = Link(place)
+    link, printer = Link(place), Printer()
     try:
-        link.render(folder, record, job.solve, job.edit)
-        record = link.wait(folder, Printer())
+        _check_weights(link, job.settings, printer)
+        takes.claim(folder, record)
+        link.render(folder, record, job.solve, job.edit, first_frame)
+        record = link.wait(folder, printer)
     finally:
         link.close()
         if record.state != "done" and folder != out:
@@ -165,6 +170,46 @@ def _render(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _first_frame(arguments: argparse.Namespace, job: _Job) -> Path | None:
+    """The edited first frame: what the command line names, else the panel. Raises RetakeError."""
+    wanted = engine_settings.wants_first_frame(job.settings.engine, job.settings.options)
+    if not wanted and arguments.first_frame:
+        raise RetakeError(
+            "the engine would not look at it.", "--first-frame",
+            "Add --engine trajectory-attention --option use=first-frame, or leave it out.",
+        )  # fmt: skip
+    if not wanted:
+        return None
+    chosen = arguments.first_frame or job.first_frame
+    if not chosen:
+        raise RetakeError("an edited first frame is needed.", "--first-frame", "Name a picture, for example a PNG.")
+    path = Path(bpy.path.abspath(str(chosen))).absolute()
+    if not path.is_file():
+        raise RetakeError("is not there.", str(path), "Choose another --first-frame.")
+    return path
+
+
+def _check_weights(link: Link, settings: RenderSettings, hear: Printer) -> None:
+    """Raise RetakeError naming the weights that the engine lacks, before anything is made. What is not known is left
+    to the engine."""
+    if models.missing(settings.engine, settings.options) == []:
+        return
+    for ask in (link.start if link.place.may_start else link.test, link.models):
+        ask().wait(60)
+        for message in link.messages():
+            hear(message)
+            if isinstance(message, Backend | ModelsTold):
+                models.apply(message)
+    lacking = models.missing(settings.engine, settings.options)
+    if lacking:
+        names = " and ".join(f"`retake models {'pull' if m.kind == 'base' else 'import'} {m.name}`" for m in lacking)
+        licences = ", ".join(sorted({model.licence for model in lacking if model.licence}))
+        raise RetakeError(
+            f"these weights are missing: {models.in_words(lacking)}{licences and f'; licence: {licences}'}.",
+            engine_settings.label_of(settings.engine), f"Get them with {names}, or in Retake's preferences.",
+        )  # fmt: skip
+
+
 def _from_scene(arguments: argparse.Namespace) -> _Job:
     context = bpy.context
     if arguments.shot:
@@ -182,7 +227,7 @@ def _from_scene(arguments: argparse.Namespace) -> _Job:
     else:
         print("Retake: reading the edit", flush=True)
         solve, edit = readback.read_edit(context, root)
-    return _Job(root.name, rendering.footage_path(root), solve, edit, settings)
+    return _Job(root.name, rendering.footage_path(root), solve, edit, settings, root.retake.first_frame)
 
 
 def _from_files(arguments: argparse.Namespace) -> _Job:

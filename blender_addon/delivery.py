@@ -17,10 +17,20 @@ from retake_shared import archive
 from retake_shared.client import Client, Event, JobSpec
 from retake_shared.errors import BadFile, Cancelled, RetakeError
 from retake_shared.protocol import FINAL, Refused
-from retake_shared.shot import EDIT_FILE, SOLVE_FILE, TAKE_FILE, Edit, Solve, Take, frame_name, holes_name
+from retake_shared.shot import (
+    EDIT_FILE,
+    FIRST_FRAME_FILE,
+    SOLVE_FILE,
+    TAKE_FILE,
+    Edit,
+    Solve,
+    Take,
+    frame_name,
+    holes_name,
+)
 
 from . import takes
-from .messages import FrameArrived, LinkMessage, Progress
+from .messages import FrameArrived, LinkMessage, Progress, RoughPicture
 from .takes import JobRecord
 from .thumbnail import read_thumbnail
 
@@ -32,7 +42,8 @@ PICTURES = 0.7
 class Delivery:
     """A take in the hands of the link's thread.
 
-    solve, edit: until they are written into the folder; None when they lie there already. retry: a job that failed at
+    solve, edit: until they are written into the folder; None when they lie there already. first_frame: the artist's
+    file, until it is copied there; None when there is none, or the folder has it. retry: a job that failed at
     the backend begins anew. say: tells the main thread. stop_if_asked: called often, raises to stop. following:
     whether the backend has the job and tells of it. seen: (epoch, sequence) of the last event that was dealt with.
     """
@@ -44,6 +55,7 @@ class Delivery:
     retry: bool
     say: Callable[[LinkMessage], None]
     stop_if_asked: Callable[[Path], None]
+    first_frame: Path | None = None
     seen: tuple[str, int] = ("", 0)
     following: bool = False
     cancel_sent: bool = False
@@ -81,6 +93,8 @@ class Delivery:
             self.say(Progress(self.folder, str(data["stage"]), int(data["done"]), int(data["total"])))
         elif event.kind == "queued":
             self.say(Progress(self.folder, "waiting for the backend", 0, 0))
+        elif event.kind == "picture":
+            self.say(RoughPicture(self.folder, event.picture))
         elif event.kind == "frame":
             self._fetch(client, data)
         elif event.kind == "failed":
@@ -112,7 +126,23 @@ class Delivery:
             except OSError as error:
                 raise takes.cannot_write(self.folder, error) from error
             self.solve = self.edit = None
+        if self.first_frame is not None:
+            self._keep_first_frame(self.first_frame)
+            self.first_frame = None
         self.write_record()
+
+    def _keep_first_frame(self, path: Path) -> None:
+        """Copy the edited first frame beside the take, as it is: the file may be painted over for the next one."""
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            what = f"cannot be read ({error.strerror})."
+            raise BadFile(what, str(path), "Choose the picture of the first frame again.") from error
+        try:
+            takes.write_file(self.folder / FIRST_FRAME_FILE, content)
+        except OSError as error:
+            raise takes.cannot_write(self.folder, error) from error
+        self.record = replace(self.record, first_frame_sha256=hashlib.sha256(content).hexdigest())
 
     def _send_inputs(self, client: Client) -> JobSpec:
         footage = Path(self.record.footage)
@@ -123,9 +153,15 @@ class Delivery:
             solve_sha256=client.ensure_asset(self.folder / SOLVE_FILE, self._moved("sending the solve")),
             edit_sha256=client.ensure_asset(self.folder / EDIT_FILE, self._moved("sending the edit")),
             settings=self.record.settings,
+            first_frame_sha256=self._send_first_frame(client),
         )
         self.stop_if_asked(self.folder)
         return spec
+
+    def _send_first_frame(self, client: Client) -> str:
+        if not self.record.first_frame_sha256:
+            return ""
+        return client.ensure_asset(self.folder / FIRST_FRAME_FILE, self._moved("sending the first frame"))
 
     def _moved(self, stage: str) -> Callable[[int, int], None]:
         def tell(done: int, total: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,32 @@ class Place:
         """The command that serves `home`. Raises RetakeError when no backend is installed."""
         use = ["--device", self.device, "--cores", str(self.cores)]
         return [*backend_command(self.command), "serve", "--home", str(self.home), *use]
+
+    def import_model(self, name: str, folder: Path) -> str:
+        """Take the files in `folder` in as the model `name` of this backend; blocks. Returns what the program says of
+        it. Raises RetakeError with its reason when it does not want them, or when there is no program."""
+        return self._run("models", "import", name, str(folder)) or f"{name} is here."
+
+    def save_frame(self, footage: Path, index: int, target: Path) -> None:
+        """Write footage frame `index` to a PNG file, exactly as engines see it; blocks. Raises RetakeError."""
+        self._run("frame", "--footage", str(footage), "--frame", str(index), "--out", str(target))
+
+    def _run(self, *words: str) -> str:
+        """Run `retake` with these words as this home's backend would; its last line. Raises RetakeError."""
+        command = [*backend_command(self.command), *words]
+        environ = {**os.environ, "RETAKE_HOME": str(self.home)}
+        environ.setdefault("RETAKE_MODELS", str(self.home / "models"))  # as the broker of this home has it
+        hidden = {"creationflags": 0x08000000} if os.name == "nt" else {}
+        try:
+            done = subprocess.run(
+                command, env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, **hidden
+            )
+        except OSError as error:
+            raise RetakeError(f"cannot be run ({error.strerror}).", command[0], _REMEDY) from None
+        lines = (done.stderr if done.returncode else done.stdout).strip().splitlines()
+        if done.returncode:
+            raise RetakeError(lines[-1].removeprefix("retake: ") if lines else "The program ended without a word.")
+        return lines[-1] if lines else ""
 
 
 def backend_command(written: str = "") -> list[str]:

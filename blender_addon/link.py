@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from retake_shared import __version__
-from retake_shared.client import BackendGone, Client, StartFailed, VersionMismatch
+from retake_shared.client import BackendGone, Client, Event, ModelState, StartFailed, VersionMismatch
 from retake_shared.errors import Cancelled, RetakeError
 from retake_shared.protocol import Refused
 from retake_shared.shot import Edit, Solve
@@ -26,7 +26,7 @@ from retake_shared.shot import Edit, Solve
 from . import takes
 from .delivery import Delivery
 from .launch import Place
-from .messages import Backend, LinkMessage, TakeEnded
+from .messages import Backend, ErrandEnded, LinkMessage, ModelsTold, ModelTold, TakeEnded
 from .takes import JobRecord
 
 PATIENCE = 60.0
@@ -54,26 +54,33 @@ class Link:
         self._cancelled: set[Path] = set()
         self._closing = threading.Event()
         self._client: Client | None = None
-        self._wanted = False
+        self._wanted = self._models_asked = False
         self._lost_since = self._next_try = self._next_hello = 0.0
         self._thread = threading.Thread(target=self._run, name="Retake link", daemon=True)
         self._thread.start()
 
     # ---------------------------------------------------------------------------------------- the main thread's side
 
-    def render(self, folder: Path, record: JobRecord, solve: Solve | None = None, edit: Edit | None = None) -> None:
+    def render(
+        self,
+        folder: Path,
+        record: JobRecord,
+        solve: Solve | None = None,
+        edit: Edit | None = None,
+        first_frame: Path | None = None,
+    ) -> None:
         """Have the take in `folder` rendered. Without solve and edit its folder must hold them.
 
-        A take that the backend has already is followed from where it stands; one that failed there begins anew.
+        first_frame: the artist's edited picture, which is copied into the folder. A take that the backend has already
+        is followed from where it stands; one that failed there begins anew.
         """
-        self._deliver(folder, record, solve, edit, retry=True)
+        self._requests.put(
+            Delivery(folder, record, solve, edit, True, self._say, self._stop_if_asked, first_frame=first_frame)
+        )
 
     def follow(self, folder: Path, record: JobRecord) -> None:
         """Go on with a take that an earlier Blender asked for; if it has failed meanwhile, say so."""
-        self._deliver(folder, record, None, None, retry=False)
-
-    def _deliver(self, folder: Path, record: JobRecord, solve: Solve | None, edit: Edit | None, retry: bool) -> None:
-        self._requests.put(Delivery(folder, record, solve, edit, retry, self._say, self._stop_if_asked))
+        self._requests.put(Delivery(folder, record, None, None, False, self._say, self._stop_if_asked))
 
     def cancel(self, folder: Path) -> None:
         """Stop the take in `folder`; `TakeEnded` tells when it has stopped."""
@@ -90,6 +97,52 @@ class Link:
     def stop(self) -> threading.Event:
         """Stop the backend, whoever started it; a job that runs is done when it starts again."""
         return self._ask(self._stop_backend)
+
+    def free(self) -> threading.Event:
+        """Have the backend let go of the models that it holds in memory; its state says what came of it. The event is
+        set when it has answered."""
+        return self._ask(self._free)
+
+    def model(self, request: str, name: str) -> threading.Event:
+        """Have something done with a model of the backend: request is pull, stop, verify or remove. `ModelTold` tells
+        how it goes. The event is set when the backend has taken it, or refused."""
+        change = {"pull": Client.pull, "stop": Client.stop, "verify": Client.verify, "remove": Client.remove}[request]
+        return self._ask(lambda: self._request(lambda client: ModelTold(change(client, name))))
+
+    def models(self) -> threading.Event:
+        """Ask for all models again, in `ModelsTold`. The event is set when the backend has answered."""
+        return self._ask(lambda: self._request(lambda client: ModelsTold(client.models())))
+
+    def import_model(self, name: str, folder: Path) -> None:
+        """Take a folder on this computer in as the model `name`; `ErrandEnded` tells when it is done."""
+
+        def run(place: Place) -> ErrandEnded:
+            words = place.import_model(name, folder)
+            self.models()
+            return ErrandEnded("import", True, words)
+
+        self._send("import", run)
+
+    def save_frame(self, footage: Path, index: int, target: Path) -> None:
+        """Write footage frame `index` of a video to the PNG file `target`; `ErrandEnded` tells when it is done."""
+
+        def run(place: Place) -> ErrandEnded:
+            place.save_frame(footage, index, target)
+            return ErrandEnded("frame", True, f"Saved {target}", target)
+
+        self._send("frame", run)
+
+    def _send(self, errand: str, run: Callable[[Place], ErrandEnded]) -> None:
+        """Run what takes its time, and nothing of the client, in a thread of its own: takes go on meanwhile."""
+        place = self.place
+
+        def work() -> None:
+            try:
+                self._say(run(place))
+            except RetakeError as error:
+                self._say(ErrandEnded(errand, False, str(error)))
+
+        threading.Thread(target=work, name=f"Retake {errand}", daemon=True).start()
 
     def move(self, place: Place) -> None:
         """From now on the backend is at `place`."""
@@ -196,6 +249,23 @@ class Link:
             self._say(Backend("ready", f"Answers in {milliseconds:.1f} ms.", info=info))
             self._next_hello = time.monotonic() + 5.0
 
+    def _free(self) -> None:
+        def free(client: Client) -> LinkMessage:
+            client.free()
+            return replace(self.backend, what="No model is held in memory any more.", remedy="")
+
+        self._request(free)
+
+    def _request(self, ask: Callable[[Client], LinkMessage]) -> None:
+        """Say what the backend answers; a refusal is told, and no take fails for it."""
+        if self._client is None:
+            self._say(replace(self.backend, what="The backend is off.", remedy="Start it first."))
+            return
+        try:
+            self._say(ask(self._client))
+        except Refused as refused:
+            self._say(replace(self.backend, what=str(refused), remedy=""))
+
     def _find(self) -> None:
         if self._client is None:
             try:
@@ -275,7 +345,8 @@ class Link:
     def _drop_client(self) -> None:
         if self._client is not None:
             self._client.close()
-            self._client = None
+            self._client, self._models_asked = None, False
+            self._say(ModelsTold(None))
 
     # ------------------------------------------------------------------------------------------------- a take
 
@@ -283,9 +354,15 @@ class Link:
         if time.monotonic() >= self._next_hello:
             info = client.hello()
             self._next_hello = time.monotonic() + (0.5 if info.worker == "starting" else 5.0)
-            self._say(Backend("ready", info=info))
+            if info != self.backend.info:  # else what was said last still holds
+                self._say(Backend("ready", info=info))
+        if not self._models_asked:
+            self._models_asked = True
+            with contextlib.suppress(Refused):  # by a backend of before, which has none
+                self._say(ModelsTold(client.models()))
         if not self._jobs:
-            client.poll()
+            for event in client.poll():
+                self._hear(event)
             return
         job = self._jobs[0]
         if not job.following:
@@ -294,11 +371,23 @@ class Link:
             client.cancel(job.record.job)
             job.cancel_sent = True
         for event in client.poll(_POLL):
-            if event.job == job.record.job and job.follow(client, event):
+            if not event.job:
+                self._hear(event)
+            elif event.job == job.record.job and job.follow(client, event):
                 self._end(job, "done")
                 with contextlib.suppress(RetakeError):  # only spares the backend some disk
                     client.release(job.record.job)
                 break
+
+    def _hear(self, event: Event) -> None:
+        """Pass on what has happened to no job in particular."""
+        if event.kind == "model":
+            self._say(ModelTold(ModelState.from_json(event.data)))
+        elif event.kind == "engines" and self.backend.info is not None:
+            told = replace(
+                self.backend.info, engines=tuple(event.data["engines"]), device=str(event.data.get("device", ""))
+            )
+            self._say(replace(self.backend, info=told))
 
     def _stop_if_asked(self, folder: Path) -> None:
         if self._closing.is_set():

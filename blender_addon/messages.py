@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from retake_shared.client import BrokerInfo
+from retake_shared.client import BrokerInfo, Models, ModelState
 
 from .takes import JobRecord
 
@@ -43,6 +43,38 @@ class FrameArrived:
 
 
 @dataclass(frozen=True)
+class RoughPicture:
+    """How the take in `folder` begins to look, before it has frames. jpeg: the bytes of a small picture."""
+
+    folder: Path
+    jpeg: bytes
+
+
+@dataclass(frozen=True)
+class ModelsTold:
+    """The backend's models as they are now; None when there is no backend to say."""
+
+    models: Models | None
+
+
+@dataclass(frozen=True)
+class ModelTold:
+    """One model has changed, or what is being done with it has gone on."""
+
+    model: ModelState
+
+
+@dataclass(frozen=True)
+class ErrandEnded:
+    """What a program of its own was sent for is done, or was refused. words: what to tell; path: what was written."""
+
+    errand: str
+    good: bool
+    words: str
+    path: Path | None = None
+
+
+@dataclass(frozen=True)
 class TakeEnded:
     """The take is done, failed or cancelled: see the record."""
 
@@ -50,7 +82,7 @@ class TakeEnded:
     record: JobRecord
 
 
-LinkMessage = Backend | Progress | FrameArrived | TakeEnded
+LinkMessage = Backend | Progress | FrameArrived | RoughPicture | ModelsTold | ModelTold | ErrandEnded | TakeEnded
 
 
 class Printer:

@@ -5,19 +5,24 @@ Drawing reads what is in the .blend and in memory; it never touches the disk or 
 
 from __future__ import annotations
 
-import textwrap
 from pathlib import Path
+from typing import Any
 
 import bpy
 import bpy.utils.previews
 import numpy as np
 from numpy.typing import NDArray
+from retake_shared.engine_options import Option, describe
 from retake_shared.shot import BACKGROUND, frame_name
 
-from . import rendering, take_list
+from . import engine_settings, models, rendering, take_list
+from .drawing import draw_errand, draw_model, wrapped
 from .scene import objects, readback, shots
 
 TAKE_ICONS = {"RENDERING": "RENDER_ANIMATION", "DONE": "CHECKMARK", "FAILED": "ERROR", "CANCELLED": "CANCEL"}
+MAIN_OPTIONS = ("fill", "use", "base", "quality", "strength", "start", "control")
+"""Options that are in sight; all others of an engine are under Engine Settings."""
+_ELSEWHERE = ("image_frame",)
 BACKEND_ICONS = {
     "OFF": "RADIOBUT_OFF",
     "STARTING": "SORTTIME",
@@ -27,19 +32,6 @@ BACKEND_ICONS = {
 }
 
 _pictures: bpy.utils.previews.ImagePreviewCollection | None = None
-
-
-def wrapped(layout: bpy.types.UILayout, context: bpy.types.Context, text: str, icon: str = "NONE") -> None:
-    """Labels for a text of any length, broken at the sidebar's width."""
-    width = context.region.width if context.region else 220
-    scale = context.preferences.system.ui_scale or 1.0  # 0 without a window
-    characters = max(16, int((width / scale - 50) / 6.1))
-    column = layout.column(align=True)
-    column.scale_y = 0.8
-    for paragraph in text.splitlines():
-        for line in textwrap.wrap(paragraph, characters, break_long_words=True):
-            column.label(text=line, icon=icon)
-            icon = "BLANK1" if icon != "NONE" else icon
 
 
 def picture(layout: bpy.types.UILayout, path: Path, pixels: NDArray[np.float32] | None = None) -> None:
@@ -224,9 +216,9 @@ def draw_running(layout: bpy.types.UILayout, context: bpy.types.Context) -> None
     row = layout.row()
     row.label(text=left or " ")
     row.operator("retake.cancel", icon="CANCEL")
-    latest = rendering.latest_frame(context)
+    latest = rendering.latest_picture(context)
     if latest is not None:
-        picture(layout, latest.folder / frame_name(latest.index), latest.picture)
+        picture(layout, *latest)
 
 
 def _amount(count: int) -> str:
@@ -241,11 +233,16 @@ class RETAKE_PT_generate(_ShotTab, bpy.types.Panel):
 
     def draw(self, context: bpy.types.Context) -> None:
         layout = _split(self.layout)
-        shot = shots.active_shot(context).retake
+        root = shots.active_shot(context)
+        shot = root.retake
+        options = rendering.options_of(root)
         layout.prop(shot, "engine")
-        if shot.engine != "preview":  # it reads no words
+        wrapped(layout, context, engine_settings.description_of(shot.engine_name), "INFO")
+        draw_weights(layout, context, shot, options)
+        if engine_settings.reads_prompt(shot.engine_name, options):
             layout.prop(shot, "prompt")
             layout.prop(shot, "negative_prompt")
+        draw_options(layout, context, shot)
         layout.prop(shot, "seed")
         column = layout.column(align=True, heading="Part")
         row = column.row(align=True)
@@ -266,11 +263,79 @@ class RETAKE_PT_generate(_ShotTab, bpy.types.Panel):
             return
         for text in _warnings(context):
             wrapped(layout, context, text, "INFO")
+        lacking = rendering.lacking(root)
+        if lacking:
+            wrapped(layout, context, f"{lacking}.", "ERROR")
         row = layout.row()
         row.scale_y = 1.6
         row.operator("retake.generate", text="Generate Take", icon="RENDER_ANIMATION")
         if state.message:
             wrapped(layout.box(), context, state.message, "ERROR")
+
+
+def draw_weights(
+    layout: bpy.types.UILayout, context: bpy.types.Context, shot: bpy.types.RetakeShot, options: dict[str, Any]
+) -> None:
+    """The models that the chosen engine lacks, each with its size, its licence and a button; or that this is not known."""
+    missing = models.missing(shot.engine_name, options)
+    state = context.window_manager.retake.backend_state
+    if missing is None and state in ("OFF", "LOST"):
+        row = layout.row(align=True)
+        row.label(text="Are its weights here?", icon="QUESTION")
+        row.operator("retake.start_backend", text="Start Backend")
+    elif missing is None:
+        layout.label(text="Looking for its weights…", icon="SORTTIME")
+    for model in missing or ():
+        draw_model(layout.box(), context, model)
+    if missing:
+        draw_errand(layout, context, "import", "Importing the folder…")
+
+
+def draw_options(layout: bpy.types.UILayout, context: bpy.types.Context, shot: bpy.types.RetakeShot) -> None:
+    """The options of the chosen engine: the main ones, and the rest folded away."""
+    if describe(shot.engine_name) is None:
+        layout.prop(shot, "other_options", placeholder="name=value name=value")
+        return
+    engine = engine_settings.description(shot.engine_name)
+    values = {option.name: engine_settings.value_of(shot, engine.name, option) for option in engine.options}
+    shown = [option for option in engine.options if option.name not in _ELSEWHERE]
+    for option in shown:
+        if option.name in MAIN_OPTIONS:
+            _draw_option(layout, shot, engine.name, option, values)
+            if option.name == "use":
+                _draw_picture_in_use(layout, context, shot, values["use"])
+    rest = [option for option in shown if option.name not in MAIN_OPTIONS]
+    if not rest:
+        return
+    changed = sum(values[option.name] != option.default for option in rest)
+    header, body = layout.panel("retake_engine_settings", default_closed=True)
+    header.label(text=f"Engine Settings ({changed} changed)" if changed else "Engine Settings")
+    if body is not None:
+        column = body.column()
+        for option in rest:
+            _draw_option(column, shot, engine.name, option, values)
+
+
+def _draw_option(
+    layout: bpy.types.UILayout, shot: bpy.types.RetakeShot, engine: str, option: Option, values: dict[str, Any]
+) -> None:
+    row = layout.row()
+    row.active = option.name != "start" or values.get("strength") != 1
+    row.prop(shot.options, engine_settings.identifier(engine, option.name))
+
+
+def _draw_picture_in_use(
+    layout: bpy.types.UILayout, context: bpy.types.Context, shot: bpy.types.RetakeShot, use: str
+) -> None:
+    """What a take of Trajectory Attention is made from, where that is not the footage."""
+    if use == "image":
+        row = layout.row(align=True)
+        row.prop(shot.options, engine_settings.identifier("trajectory-attention", "image_frame"))
+        row.operator("retake.image_from_timeline", text="", icon="TIME")
+    elif use == "first-frame":
+        layout.prop(shot, "first_frame")
+        layout.operator("retake.save_first_frame", text="Save First Frame…", icon="IMAGE_DATA")
+        draw_errand(layout, context, "frame", "Writing the frame…")
 
 
 def _warnings(context: bpy.types.Context) -> list[str]:
@@ -365,6 +430,7 @@ class RETAKE_PT_backend(_Tab, bpy.types.Panel):
         row.operator("retake.start_backend")
         row.operator("retake.stop_backend")
         row.operator("retake.test_backend")
+        layout.operator("retake.free_memory", icon="MEMORY")
         if __package__ in context.preferences.addons:
             layout.operator("preferences.addon_show", text="Preferences", icon="PREFERENCES").module = __package__
 

@@ -79,6 +79,9 @@ class RetakePreferences(bpy.types.AddonPreferences):
         row.operator("retake.start_backend", icon="PLAY")
         row.operator("retake.stop_backend", icon="SNAP_FACE")
         row.operator("retake.test_backend", icon="CHECKMARK")
+        from .drawing import draw_models  # it draws what follows from these preferences
+
+        draw_models(layout, context)
 
 
 def preferences(context: bpy.types.Context) -> RetakePreferences | None:

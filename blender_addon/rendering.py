@@ -7,20 +7,35 @@ would leave dangling; whatever is missing in the .blend when a message comes is 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import threading
 import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import bpy
+import numpy as np
+from numpy.typing import NDArray
 from retake_shared.errors import BadShot, RetakeError
-from retake_shared.shot import EDIT_FILE, SOLVE_FILE, Edit, RenderSettings, Solve
+from retake_shared.shot import EDIT_FILE, FIRST_FRAME_FILE, SOLVE_FILE, Edit, RenderSettings, Solve, frame_name
 
-from . import engine_settings, preferences, take_list, takes
+from . import engine_settings, models, preferences, take_list, takes
 from .link import Link
-from .messages import Backend, FrameArrived, LinkMessage, Printer, Progress
+from .messages import (
+    Backend,
+    ErrandEnded,
+    FrameArrived,
+    LinkMessage,
+    ModelsTold,
+    ModelTold,
+    Printer,
+    Progress,
+    RoughPicture,
+)
+from .scene import shots
 from .takes import JobRecord, TakeOnDisk
 
 TICK = 0.1
@@ -32,9 +47,13 @@ READING = "reading"
 """What `RetakeState.job` says instead of a folder while the edit is read and the take has none yet."""
 
 _link: Link | None = None
-_latest: FrameArrived | None = None
+_latest: tuple[Path, NDArray[np.float32]] | None = None
+_rough = itertools.count()
 _stage_began_at = 0
 _waiting: list[LinkMessage] = []
+
+errands: dict[str, ErrandEnded | None] = {}
+"""How the last errand of each kind ended ("import", "frame"); None while it runs."""
 
 
 def link(context: bpy.types.Context) -> Link:
@@ -81,6 +100,22 @@ def settings_of(root: bpy.types.Object) -> RenderSettings:
     )
 
 
+def lacking(root: bpy.types.Object) -> str:
+    """Which weights the shot's engine lacks, in words; "" when it has them, or when that is not known."""
+    found = models.missing(root.retake.engine_name, options_of(root))
+    if not found:
+        return ""
+    return f"{engine_settings.label_of(root.retake.engine_name)} lacks {models.in_words(found)}: get it first"
+
+
+def options_of(root: bpy.types.Object) -> dict[str, Any]:
+    """The options that the panel asks for; none while they are no options."""
+    try:
+        return engine_settings.read(root.retake)
+    except BadShot:
+        return {}
+
+
 def takes_parent() -> Path:
     """The folder in which new takes of this .blend get theirs."""
     unsaved = preferences.extension_folder("unsaved_takes") or preferences.default_home() / "unsaved_takes"
@@ -89,8 +124,24 @@ def takes_parent() -> Path:
 
 def check(root: bpy.types.Object) -> None:
     """Raise what `begin` would raise for this shot, before its edit is read, which takes a while."""
-    settings_of(root)
+    first_frame_path(root, settings_of(root))
     footage_path(root)
+
+
+def first_frame_path(root: bpy.types.Object, settings: RenderSettings) -> Path | None:
+    """The edited first frame that the shot's panel names, None for settings that want none. Raises BadShot when it is
+    not there."""
+    if not engine_settings.wants_first_frame(settings.engine, settings.options):
+        return None
+    if not root.retake.first_frame:
+        raise BadShot(
+            "an edited first frame is needed.", "First frame",
+            "Save the first frame, paint it over in another program, and choose the result.",
+        )  # fmt: skip
+    path = Path(bpy.path.abspath(root.retake.first_frame))
+    if not path.is_file():
+        raise BadShot("the edited first frame is not there.", str(path), "Choose the picture again.")
+    return path
 
 
 def footage_path(root: bpy.types.Object) -> Path:
@@ -119,6 +170,7 @@ def begin(
     folder: where the user wants it; None makes a numbered one beside the .blend.
     """
     edit.check_against(solve)
+    first_frame = first_frame_path(root, settings)
     start, stop = settings.frame_range(solve)
     record = JobRecord(root.name, str(footage_path(root)), settings, start, stop)
     if folder is None:
@@ -127,15 +179,19 @@ def begin(
         takes.claim(folder, record)
     take_list.enter(root, TakeOnDisk(folder, record, None, {}))
     _watch(context, folder)
-    link(context).render(folder, record, solve, edit)
+    link(context).render(folder, record, solve, edit, first_frame)
     return folder
 
 
 def begin_again(
     context: bpy.types.Context, root: bpy.types.Object, folder: Path, settings: RenderSettings | None = None
 ) -> Path:
-    """Render the edit of the take in `folder` once more, as a new take; return its folder. Raises RetakeError."""
+    """Render the edit of the take in `folder` once more, as a new take; return its folder. Raises RetakeError.
+
+    settings: in place of the take's own; an edited first frame is then the panel's, too.
+    """
     old = takes.look(folder).record
+    first_frame = first_frame_path(root, settings) if settings else None
     record = JobRecord(
         root.name,
         str(footage_path(root)),
@@ -144,17 +200,18 @@ def begin_again(
         old.stop,
         solve_sha256=old.solve_sha256,
         edit_sha256=old.edit_sha256,
+        first_frame_sha256="" if settings else old.first_frame_sha256,
     )
     new = takes.create(folder.parent, record)
     try:
-        for name in (SOLVE_FILE, EDIT_FILE):
+        for name in (SOLVE_FILE, EDIT_FILE, *((FIRST_FRAME_FILE,) if record.first_frame_sha256 else ())):
             _link_or_copy(folder / name, new / name)
     except OSError as error:
         takes.delete(new)
         raise takes.cannot_write(new, error) from error
     take_list.enter(root, TakeOnDisk(new, record, None, {}))
     _watch(context, new)
-    link(context).render(new, record)
+    link(context).render(new, record, first_frame=first_frame)
     return new
 
 
@@ -175,9 +232,12 @@ def cancel(context: bpy.types.Context) -> None:
         _link.cancel(Path(state.job))
 
 
-def latest_frame(context: bpy.types.Context) -> FrameArrived | None:
-    """The newest frame, with a picture, of the take that is being rendered; None before its first."""
-    return _latest if _latest and str(_latest.folder) == context.window_manager.retake.job else None
+def latest_picture(context: bpy.types.Context) -> tuple[Path, NDArray[np.float32]] | None:
+    """What the take that is being rendered looks like: its newest frame, or the rough picture that came after it, as
+    RGBA (h, w, 4) under a name of its own; None before the first."""
+    if _latest is None or str(_latest[0].parent) != context.window_manager.retake.job:
+        return None
+    return _latest
 
 
 def busy(context: bpy.types.Context) -> bool:
@@ -190,6 +250,19 @@ def wait_for_backend(answered: threading.Event) -> Backend:
     answered.wait(60)
     pump(1.0)
     return backend()
+
+
+def errand_begun(operator: bpy.types.Operator, errand: str) -> set[str]:
+    """What an operator returns that sent for something: in the window at once, in `-b` and scripts with its end."""
+    redraw()
+    if not bpy.app.background:
+        return {"FINISHED"}
+    while errands[errand] is None:
+        pump(1.0)
+        time.sleep(0.02)
+    ended = errands[errand]
+    operator.report({"INFO"} if ended.good else {"ERROR"}, ended.words)
+    return {"FINISHED"} if ended.good else {"CANCELLED"}
 
 
 def wait(context: bpy.types.Context, folder: Path) -> JobRecord:
@@ -313,8 +386,22 @@ def apply(message: LinkMessage) -> None:
     if isinstance(message, Backend):
         state.backend_state = message.state.upper()
         state.backend_message = " ".join((message.what, message.remedy)).strip()
+        engine_settings.learn(message.info.engines if message.info else ())
+    if isinstance(message, Backend | ModelsTold | ModelTold):
+        models.apply(message)
+        return
+    if isinstance(message, ErrandEnded):
+        errands[message.errand] = message
+        root = shots.active_shot(bpy.context)
+        if message.errand == "frame" and message.good and root is not None and not root.retake.first_frame:
+            root.retake.first_frame = str(message.path)
         return
     mine = state.job == str(message.folder)
+    if isinstance(message, RoughPicture):
+        pixels = decoded(message.jpeg) if mine else None
+        if pixels is not None:
+            _latest = (message.folder / f"rough picture {next(_rough)}", pixels)
+        return
     if isinstance(message, Progress):
         if mine and not state.cancel:
             if state.stage != message.stage:
@@ -325,7 +412,7 @@ def apply(message: LinkMessage) -> None:
     place = take_list.find(message.folder) or _found_again(message.folder)
     if isinstance(message, FrameArrived):
         if message.picture is not None:
-            _latest = message
+            _latest = (message.folder / frame_name(message.index), message.picture)
         if place is not None:
             take_list.fill_strip(*place)
         return
@@ -338,6 +425,26 @@ def apply(message: LinkMessage) -> None:
         record = message.record
         watch_nothing(bpy.context)
         state.message = f"{record.error} {record.remedy}".strip() if record.state == "failed" else ""
+
+
+def decoded(picture: bytes, side: int = 256) -> NDArray[np.float32] | None:
+    """The pixels RGBA (h, w, 4), sRGB, bottom row first, of a small JPEG, thinned to at most `side` a side; None if it
+    is no picture. Takes milliseconds: Blender reads it from memory, and no file or thumbnail of it stays anywhere."""
+    image = bpy.data.images.new("Retake rough picture", 1, 1)
+    try:
+        image.pack(data=picture, data_len=len(picture))
+        image.source = "FILE"
+        width, height = image.size
+        if not width or not height:
+            return None
+        pixels = np.empty(width * height * 4, np.float32)
+        image.pixels.foreach_get(pixels)
+    except RuntimeError:
+        return None
+    finally:
+        bpy.data.images.remove(image)
+    step = max(1, -(-max(width, height) // side))
+    return np.ascontiguousarray(pixels.reshape(height, width, 4)[step // 2 :: step, step // 2 :: step])
 
 
 def _found_again(folder: Path) -> tuple[bpy.types.Object, bpy.types.RetakeTake] | None:
@@ -354,7 +461,7 @@ def redraw() -> None:
     """Have the areas that show takes drawn again."""
     for window in bpy.context.window_manager.windows:
         for area in window.screen.areas:
-            if area.type in ("VIEW_3D", "SEQUENCE_EDITOR"):
+            if area.type in ("VIEW_3D", "SEQUENCE_EDITOR", "PREFERENCES"):
                 area.tag_redraw()
 
 

@@ -4,6 +4,7 @@
         take_001/
             job.json            who asked for what; written first, so that no frame is ever without a name
             solve.npz edit.npz  exactly what the engine got (a solve that takes share is one file with many links)
+            first_frame.png     the edited first frame, where the take is made from one
             frame_00000.png     the frames that have come so far, numbered as in the footage; holes_00000.png beside
             take.json           the result's description; there when, and only when, the take is complete
 
@@ -41,7 +42,7 @@ class JobRecord:
 
     job: the id under which the backend knows it, made here, so that a lost reply loses nothing. shot: name of the
     shot's root. footage: path of the video. start, stop: the footage frames asked for. *_sha256: the exact inputs, ""
-    until they are written. error, remedy: why it failed.
+    until they are written; first_frame_sha256 is "" also for a take without an edited first frame. error, remedy: why it failed.
     """
 
     shot: str
@@ -53,6 +54,7 @@ class JobRecord:
     state: str = "rendering"
     solve_sha256: str = ""
     edit_sha256: str = ""
+    first_frame_sha256: str = ""
     error: str = ""
     remedy: str = ""
 
@@ -70,6 +72,7 @@ class JobRecord:
                 settings=RenderSettings.from_json(data["settings"]),
                 start=int(data["start"]),
                 stop=int(data["stop"]),
+                first_frame_sha256=str(data.get("first_frame_sha256", "")),  # job files of before have none
                 **{name: str(data[name]) for name in words},
             )
         except (KeyError, TypeError, ValueError, RetakeError) as error:

@@ -31,7 +31,7 @@ def why_not(context: bpy.types.Context) -> str:
         return "The shot has no camera: set one in the Camera panel"
     if rendering.busy(context):
         return "A take is being rendered: cancel it, or wait"
-    return ""
+    return rendering.lacking(root)
 
 
 class RETAKE_OT_generate(bpy.types.Operator):

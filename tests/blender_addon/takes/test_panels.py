@@ -42,6 +42,9 @@ class Layout:
 
     row = column = box = grid_flow = split = _nested
 
+    def panel(self, name, default_closed=False):
+        return Layout(self.texts), Layout(self.texts)
+
     def label(self, text="", icon="NONE", **_):
         assert icon in ICONS, icon
         self.texts.append(text)
@@ -49,6 +52,7 @@ class Layout:
     def prop(self, data, name, text=None, icon="NONE", **_):
         assert name in data.bl_rna.properties, f"{data} has no {name}"
         assert icon in ICONS, icon
+        self.texts.append(data.bl_rna.properties[name].name if text is None else text)
 
     def operator(self, name, text="", icon="NONE", **_):
         assert icon in ICONS, icon

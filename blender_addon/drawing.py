@@ -1,0 +1,102 @@
+"""What panels and preferences draw alike: wrapped words, and a model with all that can be done with it."""
+
+from __future__ import annotations
+
+import textwrap
+
+import bpy
+from retake_shared.client import ModelState
+
+from . import models, rendering
+
+MODEL_ICONS = {"missing": "IMPORT", "partial": "SORTTIME", "installed": "CHECKMARK", "damaged": "ERROR"}
+
+
+def wrapped(layout: bpy.types.UILayout, context: bpy.types.Context, text: str, icon: str = "NONE") -> None:
+    """Labels for a text of any length, broken at the region's width."""
+    width = context.region.width if context.region else 220
+    scale = context.preferences.system.ui_scale or 1.0  # 0 without a window
+    characters = max(16, int((width / scale - 50) / 6.1))
+    column = layout.column(align=True)
+    column.scale_y = 0.8
+    for paragraph in text.splitlines():
+        for line in textwrap.wrap(paragraph, characters, break_long_words=True):
+            column.label(text=line, icon=icon)
+            icon = "BLANK1" if icon != "NONE" else icon
+
+
+def draw_model(layout: bpy.types.UILayout, context: bpy.types.Context, model: ModelState, manage: bool = False) -> None:
+    """A model: its size, its licence, what is being done with it, and the buttons. manage: those of the preferences too."""
+    column = layout.column(align=True)
+    column.use_property_split = False
+    row = column.row(align=True)
+    row.label(text=model.label or model.name, icon=MODEL_ICONS.get(model.state, "QUESTION"))
+    end = row.row()
+    end.alignment = "RIGHT"
+    words = models.size_in_words(model.nbytes)
+    end.label(text=f"{models.IN_WORDS.get(model.state, model.state)}, {words}" if manage else words)
+    if model.licence:
+        row = column.row(align=True)
+        row.label(text=model.licence, icon="BLANK1")
+        if model.licence_url.startswith("https://"):
+            row.operator("wm.url_open", text="Licence", icon="URL").url = model.licence_url
+    if model.random and manage:
+        column.label(text="Random weights, for trials: its takes are noise", icon="BLANK1")
+    if model.task:
+        _draw_task(column, model)
+    else:
+        _draw_buttons(column, context, model, manage)
+    if model.error:
+        told = (f"{model.error.get('what', '')} {model.error.get('remedy', '')}").strip()
+        wrapped(column, context, told, "ERROR")
+
+
+def draw_models(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
+    """The section Models of the preferences: every model of the backend's catalogue."""
+    header, body = layout.panel("retake_models")
+    header.label(text="Models")
+    if body is None:
+        return
+    if not models.every():
+        body.label(text="Start the backend to see which models are here.", icon="INFO")
+        return
+    body.label(text=f"In {models.place}", icon="DISK_DRIVE")
+    for model in models.every():
+        draw_model(body.box(), context, model, manage=True)
+    draw_errand(body, context, "import", "Importing the folder…")
+
+
+def _draw_task(layout: bpy.types.UILayout, model: ModelState) -> None:
+    row = layout.row(align=True)
+    words = models.TASKS.get(model.task, model.task)
+    if model.total:
+        done, total = models.size_in_words(model.done), models.size_in_words(model.total)
+        row.progress(factor=min(model.done / model.total, 1.0), type="BAR", text=f"{words} {done} of {total}")
+    else:
+        row.label(text=f"{words}…", icon="SORTTIME")
+    row.operator("retake.stop_model", text="", icon="X").model = model.name
+
+
+def _draw_buttons(layout: bpy.types.UILayout, context: bpy.types.Context, model: ModelState, manage: bool) -> None:
+    row = layout.row(align=True)
+    if model.state != "installed":
+        if model.kind == "parts":
+            wrapped(layout, context, "Nobody has published these weights: train them, or import a folder.", "BLANK1")
+        else:
+            text = {"partial": "Get the Rest", "damaged": "Get Again"}.get(model.state, "Get")
+            row.operator("retake.pull_model", text=text, icon="IMPORT").model = model.name
+        row.operator("retake.import_model", text="Import…", icon="FILE_FOLDER").model = model.name
+    if manage and model.state != "missing":
+        row.operator("retake.verify_model", text="Verify", icon="CHECKMARK").model = model.name
+        row.operator("retake.remove_model", text="Remove", icon="TRASH").model = model.name
+
+
+def draw_errand(layout: bpy.types.UILayout, context: bpy.types.Context, errand: str, running: str) -> None:
+    """What has become of an errand of `rendering.errands`; running: the words while it is on its way."""
+    if errand not in rendering.errands:
+        return
+    ended = rendering.errands[errand]
+    if ended is None:
+        layout.label(text=running, icon="SORTTIME")
+    else:
+        wrapped(layout, context, ended.words, "CHECKMARK" if ended.good else "ERROR")
