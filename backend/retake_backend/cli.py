@@ -1,6 +1,6 @@
-"""The command line of the backend: `retake serve | render | compare | doctor`.
+"""The command line of the backend: `retake serve | render | compare | models | doctor`.
 
-Exit codes: 0 done, 1 something is not right (doctor), 2 bad input or bad usage, 130 stopped by the user. Modules load
+Exit codes: 0 done, 1 something is not right (doctor, models verify), 2 bad input or bad usage, 130 stopped by the user. Modules load
 when a command needs them: `serve` starts without torch, `--help` without anything.
 """
 
@@ -63,12 +63,13 @@ class Stop:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="retake", description="Render footage again along edited tracks and cameras.")
     parser.add_argument("--version", action="version", version=f"retake {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="serve | render | compare | doctor")
+    commands = parser.add_subparsers(required=True, metavar="serve | render | compare | models | doctor")
 
     serve = commands.add_parser("serve", help="wait for jobs from Blender", description="Wait for jobs from Blender.")
     serve.add_argument("--home", type=Path, metavar="DIR", help="jobs, assets and the connection file (default: yours)")
     serve.add_argument("--device", choices=("auto", "cpu"), default="auto", help="cpu: leave the GPU alone (auto)")
     serve.add_argument("--cores", type=int, default=0, metavar="N", help="CPU cores to render with at most (all)")
+    serve.add_argument("--models", type=Path, metavar="DIR", help="weights ($RETAKE_MODELS, else models in the home)")
     serve.set_defaults(command=_serve)
 
     render = commands.add_parser("render", help="render one edit to a folder", description=_render.__doc__)
@@ -92,10 +93,34 @@ def _parser() -> argparse.ArgumentParser:
     )
     compare.set_defaults(command=_compare)
 
+    _add_models(commands.add_parser("models", help="the weights of the engines", description=_models.__doc__))
+
     doctor = commands.add_parser("doctor", help="what is installed and running", description=_doctor.__doc__)
     doctor.add_argument("--home", type=Path, metavar="DIR")
     doctor.set_defaults(command=_doctor)
     return parser
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    """The commands under `retake models`."""
+    actions = parser.add_subparsers(required=True, dest="action", metavar="list | pull | verify | import | remove")
+    listing = actions.add_parser("list", help="every model, its size and licence, and whether it is here")
+    listing.add_argument("--json", action="store_true", help="for programs")
+    pull = actions.add_parser("pull", help="download models from the hub, or go on with it")
+    pull.add_argument("names", nargs="+", metavar="NAME")
+    verify = actions.add_parser("verify", help="hash every file again")
+    verify.add_argument("names", nargs="*", metavar="NAME", help="all that are installed when none is named")
+    importing = actions.add_parser("import", help="take a model from a folder")
+    importing.add_argument("name", metavar="NAME")
+    importing.add_argument("folder", type=Path, metavar="FOLDER", help="diffusers' layout, a hub cache, trained parts")
+    importing.add_argument("--link", action="store_true", help="hard links in place of copies, where that works")
+    importing.add_argument("--replace", action="store_true", help="a model of that name which is installed already")
+    remove = actions.add_parser("remove", help="remove a model and free its space")
+    remove.add_argument("name", metavar="NAME")
+    remove.add_argument("--yes", action="store_true", help="do not ask")
+    for action in (listing, pull, verify, importing, remove):
+        action.add_argument("--models", type=Path, metavar="DIR", help="their folder ($RETAKE_MODELS, else your own)")
+    parser.set_defaults(command=_models)
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -104,7 +129,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     from .broker import server
 
     home = arguments.home or connection.default_home()
-    limits = server.Limits(device=arguments.device, cores=arguments.cores)
+    limits = server.Limits(device=arguments.device, cores=arguments.cores, models=arguments.models)
     server.serve(home, limits, lambda running: print(f"retake: serving {home} at {running.control}", flush=True))
     return 0
 
@@ -140,6 +165,25 @@ def _compare(arguments: argparse.Namespace) -> int:
     frames = side_by_side.write(arguments.footage, arguments.takes, arguments.out)
     print(f"{arguments.out}: {frames} frames")
     return 0
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    """Tell which models there are, and bring them here: from the hub when you ask for it, or from a folder."""
+    from .weights import commands
+    from .weights.store import WeightStore
+
+    store = WeightStore(arguments.models)
+    if arguments.action == "list":
+        return commands.list_models(store, arguments.json)
+    if arguments.action == "remove":
+        return commands.remove_model(store, arguments.name, arguments.yes)
+    stop = Stop()
+    if arguments.action == "pull":
+        return commands.pull_models(store, arguments.names, stop.check)
+    if arguments.action == "verify":
+        return commands.verify_models(store, arguments.names, stop.check)
+    name, folder = arguments.name, arguments.folder
+    return commands.import_model(store, name, folder, arguments.link, arguments.replace, stop.check)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -115,8 +115,8 @@ class JobState:
 class ModelState:
     """A model of the backend's catalogue. kind: base or parts. nbytes: how much it takes, about.
 
-    state: missing, partial, installed or damaged. task: "" (none), waiting, pull, verify or remove; done, total: its
-    progress in bytes, total 0 while unknown. error: {what, where, remedy} of the last task if that failed.
+    state: missing, partial, installed or damaged. task: "" (none), waiting, pull, verify or remove; stage: a word
+    or two on it; done, total: its progress in bytes, total 0 while unknown. error: {what, where, remedy} of the last task if that failed.
     """
 
     name: str
@@ -128,6 +128,7 @@ class ModelState:
     state: str = "missing"
     random: bool = False
     task: str = ""
+    stage: str = ""
     done: int = 0
     total: int = 0
     error: dict[str, str] | None = None
@@ -358,7 +359,8 @@ class Client:
         return ModelState.from_json(self._control.ask("verify", self.timeout, model=model).fields)
 
     def remove(self, model: str) -> ModelState:
-        """Have a model deleted from the disk; returns at once. Raises Refused (no_model; busy while a job runs)."""
+        """Have a model deleted from the disk; returns at once. Raises Refused (no_model; busy while a job
+        waits or runs)."""
         return ModelState.from_json(self._control.ask("remove", self.timeout, model=model).fields)
 
     def free(self) -> None:

@@ -60,14 +60,20 @@ To all who said hello, with the job "":
 An **engine** is {name, label, description, ready, missing}; missing lists the models that it needs and that are not
 here, each {name, label, bytes, licence}.
 
-A **model** is {name, label, kind, bytes, licence, licence_url, state, random, task, done, total, error}. kind: "base", or
-"parts" for trained parts that work on a base. bytes: how much it takes, about. state: what lies in the folder: missing,
-partial (of a download that stopped; `pull` goes on with it), installed or damaged. random: its weights are random, for
-trials. task: what is being done with it: "" for nothing, waiting (tasks are done one after the other), pull, verify or
-remove; done and total: the task's progress in bytes, total 0 while unknown. error: {what, where, remedy} of its last task
-if that failed, else null. `stop` ends a task (and keeps what a pull has so far), on a model without one it changes
-nothing. Requests name models of the catalogue, nothing else: what there is to fetch, and from where, the backend alone
-knows. `remove` and `free` are refused with "busy" while a job runs.
+A **model** is {name, label, kind, bytes, licence, licence_url, state, random, task, stage, done, total, error}:
+
+    kind     "base", or "parts" for trained parts that work on a base
+    bytes    how much it takes, about
+    state    what lies in the folder: missing, partial (of a download that stopped; `pull` goes on with it), installed
+             or damaged
+    random   its weights are random, for trials
+    task     what is being done with it: "" for nothing, waiting (tasks are done one after the other), pull, verify or
+             remove; stage: a word or two on it; done, total: its progress in bytes, total 0 while unknown
+    error    {what, where, remedy} of its last task if that failed, else null
+
+`stop` ends a task (and keeps what a pull has so far), on a model without one it changes nothing. Requests name models
+of the catalogue, nothing else: what there is to fetch, and from where, the backend alone knows. `remove` is refused
+with "busy" while a job waits or runs, `free` while one runs.
 """
 
 from __future__ import annotations

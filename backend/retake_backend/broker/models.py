@@ -3,7 +3,7 @@
 A download, a check or a removal is a **task**, a process of its own (`retake_backend.weights.task KIND NAME`), so that
 gigabytes never delay a cancel; one at a time, the others wait. A task tells by lines on its stdout, one JSON object each:
 
-    {"kind": "progress", "done": bytes, "total": bytes}    often; total 0 while unknown
+    {"kind": "progress", "done": bytes, "total": bytes, "stage": words}    often; total 0 while unknown
     {"kind": "done"}    {"kind": "failed", "what", "where", "remedy"}    {"kind": "stopped"}    one of these at its end
 
 The end of its stdin asks it to stop, and comes also when the broker ends; what was downloaded stays for the next pull.
@@ -82,9 +82,9 @@ class Models:
             known = f"There are: {', '.join(CATALOGUE)}."
             raise Refused("no_model", "no model of the catalogue has this name.", f"{name:.60}", known)
         model, entry = CATALOGUE[name], self._entries[name]
-        task, done, total, error = self._doing(name), 0, 0, self._errors.get(name)
+        task, stage, done, total, error = self._doing(name), "", 0, 0, self._errors.get(name)
         if self._task and self._task.order.model == name:
-            done, total = self._task.done, self._task.total
+            done, total, stage = self._task.done, self._task.total, self._task.stage
         elif entry.state == "partial":
             done, total = entry.nbytes, entry.total
         if entry.state == "damaged" and error is None:
@@ -99,6 +99,7 @@ class Models:
             "state": entry.state,
             "random": entry.random,
             "task": task,
+            "stage": stage,
             "done": done,
             "total": total,
             "error": error,
@@ -265,6 +266,7 @@ class _Task:
     def __init__(self, number: int, order: _Order, folder: Path, inbox: Inbox) -> None:
         self.number, self.order = number, order
         self.done = self.total = 0
+        self.stage = ""
         self._told = 0.0
         self._last: dict[str, Any] = {}
         self._kill_at: float | None = None
@@ -291,7 +293,7 @@ class _Task:
             if kind != "progress":
                 self._last = said
                 return False
-            self.done, self.total = int(said["done"]), int(said["total"])
+            self.done, self.total, self.stage = int(said["done"]), int(said["total"]), str(said["stage"])[:80]
         except (ValueError, KeyError, TypeError):
             return False
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""The broker's loop: the control socket, the subscribers and the worker, in one thread."""
+"""The broker's loop: the control socket, the subscribers, the worker and the models, in one thread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,16 @@ from retake_shared.protocol import Message, Refused
 
 from .. import __version__
 from .assets import AssetStore, storage_error
+from .models import Models
 from .store import JobStore
-from .supervisor import Supervisor, worker_command
+from .supervisor import Patience, Supervisor, worker_command, worker_environment
 from .transfer import TransferThread
 
 _TICK_MS = 100
 _BEAT_SECONDS = 5.0
 _PRUNE_SECONDS = 60.0
 _BATCH = 64
+_FREE_REQUESTS = 64
 
 
 class AlreadyRunning(RetakeError):
@@ -45,16 +47,17 @@ class AlreadyRunning(RetakeError):
 @dataclass(frozen=True)
 class Limits:
     """What a broker allows itself. idle_seconds: it ends after that long without clients and jobs. cache_bytes: assets
-    that no job needs are dropped beyond it. asset_bytes: the largest file taken. lease_seconds, cancel_seconds: see
-    `Supervisor`. device, cores: what its worker may use, see `worker_command`."""
+    that no job needs are dropped beyond it. asset_bytes: the largest file taken. patience: with the worker. device,
+    cores: what its worker may use, see `worker_command`. models: folder of models, None = $RETAKE_MODELS, else `models`
+    in the broker's home."""
 
     idle_seconds: float = 1800.0
     cache_bytes: int = 50 * 1024**3
     asset_bytes: int = 16 * 1024**3
-    lease_seconds: float = 60.0
-    cancel_seconds: float = 5.0
+    patience: Patience = field(default_factory=Patience)
     device: str = "auto"
     cores: int = 0
+    models: Path | None = None
 
 
 def serve(home: Path, limits: Limits | None = None, started: Callable[[Connection], None] | None = None) -> None:
@@ -98,13 +101,18 @@ class Broker:
         data, data_address = wire.listen(self._context, server)
         self._transfer = TransferThread(self._context, data, self._assets, limits.asset_bytes, limits.cache_bytes)
         self._transfer.start()
+        named = os.environ.get("RETAKE_MODELS")
+        models = (limits.models or (Path(named) if named else home / "models")).absolute()
+        self._models = Models(models)
         self._supervisor = Supervisor(
             self._store,
             worker_command(self._assets.root, limits.device, limits.cores),
-            limits.lease_seconds,
-            limits.cancel_seconds,
+            limits.patience,
+            worker_environment(models),
         )
-        self._present: set[bytes] = set()  # who said hello and is still connected
+        self._notices = _Notices()
+        self._present: dict[bytes, dict[str, int]] = {}  # who said hello and is still connected: the notices it has
+        self._waiting_for_free: list[tuple[bytes, int | None]] = []
         self._subscribers: dict[bytes, _Subscriber] = {}
         self._counters = {"requests": 0, "refused": 0}
         self._heard = self._beaten = time.monotonic()
@@ -136,6 +144,7 @@ class Broker:
         """End in order: connection file, worker, sockets, store."""
         connection.remove(self._home, self.connection.nonce)
         self._supervisor.stop()
+        self._models.close()
         self._transfer.stop()
         self._store.close()
         self._context.destroy(linger=500)
@@ -143,7 +152,8 @@ class Broker:
     def run(self) -> None:
         """Serve until the end is asked for."""
         poller = zmq.Poller()
-        for socket in (self._control, self._doorkeeper.socket, self._supervisor.inbox.waker):
+        wakers = (self._supervisor.inbox.waker, self._models.inbox.waker)
+        for socket in (self._control, self._doorkeeper.socket, *wakers):
             poller.register(socket, zmq.POLLIN)
         while not self._ending:
             ready = dict(poller.poll(_TICK_MS))
@@ -151,7 +161,10 @@ class Broker:
                 self._doorkeeper.answer()
             if self._control in ready:
                 self._serve_some()
+            self._models.step()
+            self._supervisor.paused = self._models.removing
             self._supervisor.step()
+            self._take_notice()
             self._tell()
             self._keep_house()
 
@@ -169,22 +182,30 @@ class Broker:
         request: Message | None = None
         try:
             request = protocol.decode(frames)
-            kind, fields = self._answer(sender, request)
+            answer = self._answer(sender, request)
+            if answer is None:
+                return
+            kind, fields = answer
         except Refused as refused:
             self._counters["refused"] += 1
             kind, fields = "refused", protocol.refusal(refused)
         except Exception:
             traceback.print_exc(file=sys.stderr)
             kind, fields = "refused", protocol.refusal(Refused("internal", "the backend made an error; see its log."))
-        answer = Message(kind, fields, re=request.id if request else None)
-        with contextlib.suppress(zmq.ZMQError):  # it has left, or asks without ever reading
-            wire.send(self._control, sender, answer)
+        self._reply(sender, request.id if request else None, kind, fields)
 
-    def _answer(self, sender: bytes, request: Message) -> tuple[str, dict[str, Any]]:
+    def _reply(self, sender: bytes, request: int | None, kind: str, fields: dict[str, Any]) -> None:
+        with contextlib.suppress(zmq.ZMQError):  # it has left, or asks without ever reading
+            wire.send(self._control, sender, Message(kind, fields, re=request))
+
+    def _answer(self, sender: bytes, request: Message) -> tuple[str, dict[str, Any]] | None:
+        """Kind and fields of the reply, None when it comes later."""
         fields = request.fields
         if request.kind == "hello":
-            self._present.add(sender)
-            return self._hello(fields)
+            welcome = self._hello(fields)
+            self._present.setdefault(sender, dict(self._notices.versions))
+            self._models.look()
+            return "welcome", welcome
         if request.version not in protocol.VERSIONS:
             raise self._no_version(f"protocol {request.version} is not spoken here.")
         match request.kind:
@@ -202,6 +223,17 @@ class Broker:
                 return "jobs", {"jobs": self._entries(fields)}
             case "subscribe":
                 return "snapshot", self._subscribe(sender, fields)
+            case "models":
+                self._models.look()
+                return "models", {"models": self._models.all(), "place": str(self._models.folder)}
+            case "pull" | "verify":
+                return "model", self._models.ask(request.kind, protocol.text(fields, "model", 64))
+            case "remove":
+                return "model", self._remove(protocol.text(fields, "model", 64))
+            case "stop":
+                return "model", self._models.stop(protocol.text(fields, "model", 64))
+            case "free":
+                return self._free(sender, request.id)
             case "stats":
                 return "stats", self._stats()
             case "shutdown":
@@ -209,12 +241,12 @@ class Broker:
                 return "goodbye", {}
         raise Refused("unknown_kind", f'there is no request "{request.kind}" on the control socket.', "message")
 
-    def _hello(self, fields: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    def _hello(self, fields: dict[str, Any]) -> dict[str, Any]:
         theirs = fields.get("versions")
         version = protocol.common_version(theirs) if isinstance(theirs, list) else None
         if version is None:
             raise self._no_version(f"the client speaks protocol {theirs!r:.60}, the backend {list(protocol.VERSIONS)}.")
-        return "welcome", {
+        return {
             "chosen": version,
             "versions": list(protocol.VERSIONS),
             "software": __version__,
@@ -235,15 +267,37 @@ class Broker:
         settings = fields.get("settings")
         if not isinstance(settings, dict):
             raise Refused("malformed", "settings are not an object.", "submit")
-        spec: dict[str, Any] = {name: protocol.sha256(fields, name) for name in ("footage", "solve", "edit")}
-        spec |= {"name": protocol.text(fields, "name", 255), "settings": settings}
+        roles = ["footage", "solve", "edit"]
+        if fields.get("first_frame") is not None:
+            roles.append("first_frame")
+        assets = {role: protocol.sha256(fields, role) for role in roles}
+        spec: dict[str, Any] = {**assets, "name": protocol.text(fields, "name", 255), "settings": settings}
         if self._store.entry(job)["state"] == "unknown":
-            missing = self._assets.missing([spec["footage"], spec["solve"], spec["edit"]])
+            missing = self._assets.missing(list(assets.values()))
             if missing:
                 raise Refused(
                     "missing_assets", f"{len(missing)} files are not here.", job, "Send them first.", {"missing": missing}
                 )  # fmt: skip
         return self._store.submit(job, spec)
+
+    def _remove(self, model: str) -> dict[str, Any]:
+        if self._store.open_jobs():
+            what = "jobs wait or run, and may need it."
+            raise Refused("busy", what, model, "Wait for their end, or cancel them.")
+        described = self._models.ask("remove", model)
+        self._supervisor.free()  # where files in use cannot be removed, and in any case it is of no use any more
+        return described
+
+    def _free(self, sender: bytes, request: int | None) -> tuple[str, dict[str, Any]] | None:
+        if self._supervisor.state == "busy":
+            raise Refused("busy", "a job runs with the models.", "free", "Wait for its end, or cancel it.")
+        self._supervisor.free()
+        if not self._supervisor.freeing:
+            return "freed", {}
+        if len(self._waiting_for_free) >= _FREE_REQUESTS:
+            raise Refused("busy", "the memory is being freed.", "free", "Wait a moment.")
+        self._waiting_for_free.append((sender, request))
+        return None
 
     def _subscribe(self, sender: bytes, fields: dict[str, Any]) -> dict[str, Any]:
         job = protocol.job_id(fields) if fields.get("job") is not None else None
@@ -283,10 +337,37 @@ class Broker:
             "subscribers": len(self._subscribers),
         }
 
+    def _take_notice(self) -> None:
+        """See what has changed with models and engines, and answer those who waited for free memory."""
+        if self._models.installed_changed:
+            self._models.installed_changed = False
+            self._supervisor.ask_engines()
+        if self._supervisor.engines_changed:
+            self._supervisor.engines_changed = False
+            told = {"engines": self._supervisor.engines, "device": self._supervisor.device}
+            self._notices.put("engines", "engines", told)
+        for model in sorted(self._models.changed):
+            self._notices.put(f"model {model}", "model", self._models.describe(model))
+        self._models.changed.clear()
+        if self._waiting_for_free and not self._supervisor.freeing:
+            for sender, request in self._waiting_for_free:
+                self._reply(sender, request, "freed", {})
+            self._waiting_for_free.clear()
+
     def _tell(self) -> None:
-        """Send every subscriber what it has not seen; what a full queue does not take is sent later."""
+        """Send everybody what is new to them; what a full queue does not take is sent later."""
+        for sender, seen in list(self._present.items()):
+            try:
+                for key, version, event, data in self._notices.newer_than(seen):
+                    if not self._send_passing(sender, "", event, data):
+                        break
+                    seen[key] = version
+            except zmq.ZMQError:
+                self._forget(sender)
         fresh = [(job, self._supervisor.progress[job]) for job in sorted(self._supervisor.fresh)]
         self._supervisor.fresh.clear()
+        pictures = dict(self._supervisor.pictures)
+        self._supervisor.pictures.clear()
         last = self._store.last_sequence() if self._subscribers else 0
         for sender, subscriber in list(self._subscribers.items()):
             try:
@@ -295,6 +376,9 @@ class Broker:
                 for job, (stage, done, total) in fresh:
                     if subscriber.job in (None, job):
                         self._send_passing(sender, job, "progress", {"stage": stage, "done": done, "total": total})
+                for job, jpeg in pictures.items():
+                    if subscriber.job in (None, job):
+                        self._send_passing(sender, job, "picture", {}, (jpeg,))
             except zmq.ZMQError:
                 self._forget(sender)
         if time.monotonic() - self._beaten > _BEAT_SECONDS:
@@ -318,7 +402,7 @@ class Broker:
             return True
 
     def _forget(self, sender: bytes) -> None:
-        self._present.discard(sender)
+        self._present.pop(sender, None)
         self._subscribers.pop(sender, None)
 
     def _send_tail(self, sender: bytes, subscriber: _Subscriber, last: int) -> bool:
@@ -330,9 +414,11 @@ class Broker:
         subscriber.cursor = max(subscriber.cursor, last)
         return True
 
-    def _send_passing(self, sender: bytes, job: str, event: str, data: dict[str, Any]) -> None:
+    def _send_passing(
+        self, sender: bytes, job: str, event: str, data: dict[str, Any], buffers: tuple[bytes, ...] = ()
+    ) -> bool:
         passing = {"epoch": self._store.epoch, "job": job, "sequence": 0, "time": time.time(), "event": event}
-        wire.send(self._control, sender, Message("event", {**passing, "data": data}))
+        return wire.send(self._control, sender, Message("event", {**passing, "data": data}, buffers))
 
     def _keep_house(self) -> None:
         now = time.monotonic()
@@ -341,7 +427,7 @@ class Broker:
             self._transfer.prune(self._store.needed())
         quiet_since = max(self._heard, self._transfer.heard)
         if now - quiet_since > self._limits.idle_seconds:
-            if self._present or self._store.open_jobs():
+            if self._present or self._store.open_jobs() or self._models.busy:
                 self._heard = now
             else:
                 print("broker: nothing to do for long; ending", file=sys.stderr, flush=True)
@@ -354,6 +440,25 @@ class _Subscriber:
 
     cursor: int
     job: str | None
+
+
+class _Notices:
+    """The latest news of no job, each under a key and with a version, for everybody who has not had it."""
+
+    def __init__(self) -> None:
+        self.versions: dict[str, int] = {}
+        self._news: dict[str, tuple[str, dict[str, Any]]] = {}
+        self._count = 0
+
+    def put(self, key: str, event: str, data: dict[str, Any]) -> None:
+        """Take the place of what was told under this key."""
+        self._count += 1
+        self.versions[key], self._news[key] = self._count, (event, data)
+
+    def newer_than(self, seen: dict[str, int]) -> list[tuple[str, int, str, dict[str, Any]]]:
+        """(key, version, event, data) of what somebody has not had, the oldest first."""
+        due = [(version, key) for key, version in self.versions.items() if version > seen.get(key, 0)]
+        return [(key, version, *self._news[key]) for version, key in sorted(due)]
 
 
 @contextlib.contextmanager

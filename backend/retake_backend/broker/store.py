@@ -39,7 +39,7 @@ _KEPT_SECONDS = 30 * 24 * 3600
 
 @dataclass(frozen=True)
 class Assignment:
-    """A job as a worker gets it. spec: footage, solve, edit (sha256), name, settings."""
+    """A job as a worker gets it. spec: footage, solve, edit, where it has one first_frame (sha256), name, settings."""
 
     job: str
     attempt: int
@@ -163,7 +163,7 @@ class JobStore:
         ):
             if row["state"] != "done":
                 spec = json.loads(row["spec"])
-                names |= {spec["footage"], spec["solve"], spec["edit"]}
+                names |= {spec[name] for name in ("footage", "solve", "edit", "first_frame") if name in spec}
             for event in self._db.execute("SELECT data FROM events WHERE job = ? AND event = 'frame'", (row["job"],)):
                 names.add(json.loads(event["data"])["sha256"])
         return names

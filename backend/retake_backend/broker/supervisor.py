@@ -1,50 +1,85 @@
 """The worker process: started, given one job at a time, watched, killed and started again.
 
-Line protocol, one JSON object a line. To the worker: {"kind": "run", job, attempt, footage, solve, edit, name, settings} and
-{"kind": "cancel", job}; the end of its stdin ends it. From it: ready {engines, device}, progress {stage, done, total},
-frame {frame}, done, failed {error}, cancelled; all but the first with job and attempt. What carries another attempt
-than the current one is stale and dropped.
+Line protocol, one JSON object a line. To the worker: {"kind": "run", job, attempt, footage, solve, edit, name, settings,
+first_frame?}, {"kind": "cancel", job}, {"kind": "free"} and {"kind": "engines"}; the end of its stdin ends it. From it:
+ready {engines, device}, engines {engines}, freed; and with job and attempt: progress {stage, done, total}, picture
+{jpeg: base64}, alive {working}, frame {frame}, done, failed {error}, cancelled. What carries another attempt than the
+current one is stale and dropped.
+
+**When a worker is taken for hung.** A step may take a second or, on a CPU, an hour, and loading 11 GB says nothing for
+minutes, so that silence alone proves little. While it has a job, a worker therefore says `alive` every second, from a
+thread of its own, and whether it was working: using a CPU or reading from the disk. It is hung when
+
+    it says nothing at all for `lease_seconds`: frozen, or stuck inside a call that lets no other thread run
+    it lives, but neither gets on nor works for `still_seconds`: it waits for what does not come, such as a lock
+    it works, but does not get on for `step_seconds`: it runs in circles
+
+where getting on is progress or a frame, and the last two are stretched to three times the job's median step.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import collections
 import contextlib
 import json
-import queue
-import socket
+import os
 import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retake_shared.protocol import Refused
+from retake_shared.protocol import PICTURE_BYTES, Refused
 
+from .inbox import Inbox
+from .models import NO_TELEMETRY
 from .store import Assignment, JobStore
 
 ATTEMPTS = 3
 _STARTUP_SECONDS = 180.0
 _LONGEST_LINE = 1024 * 1024
 _RETRY_SECONDS = 1.0
+_FREE_SECONDS = 30.0
+_KILLED = -9
+_SMALLER = "Choose a smaller size or fewer frames, or send us the backend's log."
+_LESS_MEMORY = (
+    "Choose a smaller Window, a smaller Working size or less Memory in the engine's options, or close other programs."
+)
+_OUT_OF_MEMORY = ("MemoryError", "can't allocate memory", "std::bad_alloc")
+"""How the last words of a process begin or end that was refused memory by the system."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a worker may be silent, see the module. cancel_seconds: how long it may take to stop."""
+
+    lease_seconds: float = 60.0
+    still_seconds: float = 600.0
+    step_seconds: float = 4 * 3600.0
+    cancel_seconds: float = 5.0
 
 
 class _Worker:
     """One worker process and the two threads that read what it prints."""
 
-    def __init__(self, number: int, command: Sequence[str], inbox: Inbox) -> None:
+    def __init__(self, number: int, command: Sequence[str], environment: Mapping[str, str], inbox: Inbox) -> None:
         self.number = number
         self.ready = False
         self.assignment: Assignment | None = None
-        self.heard = time.monotonic()
+        # When it last said anything, was last at work, and last got on.
+        self.alive = self.worked = self.heard = time.monotonic()
         self.steps: collections.deque[float] = collections.deque(maxlen=50)
         self.cancel_deadline: float | None = None
+        self.free_deadline: float | None = None
         self.errors: collections.deque[str] = collections.deque(maxlen=12)
         self.process = subprocess.Popen(
-            list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(environment)
         )
         self._readers = [
             threading.Thread(target=self._read_lines, args=(inbox,), daemon=True),
@@ -59,6 +94,20 @@ class _Worker:
         with contextlib.suppress(OSError):
             self.process.stdin.write(json.dumps(line).encode() + b"\n")
             self.process.stdin.flush()
+
+    def hear(self, moment: float) -> None:
+        """Count all three kinds of silence from `moment`."""
+        self.alive = self.worked = self.heard = moment
+
+    def ended_for_memory(self) -> bool:
+        """Whether it has ended by itself for want of memory: killed by the system, or refused by it in its own words."""
+        try:
+            code = self.process.wait(1)
+        except subprocess.TimeoutExpired:
+            return False
+        self._readers[1].join(0.5)
+        last = self.errors[-1] if self.errors else ""
+        return code == _KILLED or any(words in last for words in _OUT_OF_MEMORY)
 
     def end(self) -> str:
         """Kill it if it lives, and return its last words."""
@@ -87,52 +136,28 @@ class _Worker:
                 print(f"worker {self.number}: {said}", file=sys.stderr, flush=True)
 
 
-class Inbox:
-    """A queue from threads to a loop that polls: `waker` is readable while something may be in it."""
-
-    def __init__(self) -> None:
-        self.waker, self._bell = socket.socketpair()
-        self.waker.setblocking(False)
-        self._bell.setblocking(False)
-        self._items: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
-
-    def put(self, item: tuple[int, bytes]) -> None:
-        """Add an item and wake the loop."""
-        self._items.put(item)
-        with contextlib.suppress(OSError):  # a full pipe means that the loop is about to wake anyway
-            self._bell.send(b".")
-
-    def take(self) -> list[tuple[int, bytes]]:
-        """All items, in order."""
-        with contextlib.suppress(OSError):
-            self.waker.recv(4096)
-        items = []
-        with contextlib.suppress(queue.Empty):
-            while True:
-                items.append(self._items.get_nowait())
-        return items
-
-    def close(self) -> None:
-        """Free the sockets."""
-        self.waker.close()
-        self._bell.close()
-
-
 class Supervisor:
     """Keeps one worker, gives it the stored jobs in order and stores what comes of them. For one thread."""
 
-    def __init__(self, store: JobStore, command: Sequence[str], lease_seconds: float, cancel_seconds: float) -> None:
-        """lease_seconds: the shortest silence after which a working worker is taken for hung. cancel_seconds: how long
-        it may take to stop."""
+    def __init__(
+        self, store: JobStore, command: Sequence[str], patience: Patience, environment: Mapping[str, str]
+    ) -> None:
+        """command, environment: how a worker is started, see `worker_command` and `worker_environment`."""
         self.inbox = Inbox()
         self.progress: dict[str, tuple[str, int, int]] = {}
         self.fresh: set[str] = set()
         """Jobs whose progress has changed; whoever tells it empties the set."""
-        self.engines: list[dict[str, str]] = []
+        self.pictures: dict[str, bytes] = {}
+        """The newest rough picture (JPEG) of each job, not yet told; whoever tells it empties this."""
+        self.engines: list[dict[str, Any]] = []
         self.device = ""
+        self.engines_changed = False
+        """Whether they or the device are to be told; whoever tells it resets it."""
+        self.paused = False
+        """While set, no job is begun."""
         self.started = self.deaths = 0
-        self._store, self._command = store, command
-        self._lease_seconds, self._cancel_seconds = lease_seconds, cancel_seconds
+        self._store, self._command, self._environment = store, command, environment
+        self._patience = patience
         self._worker: _Worker | None = None
         self._failed_starts = 0
         self._start_at = self._retry_at = 0.0
@@ -169,14 +194,31 @@ class Supervisor:
             print(f"broker: {refused}; trying again", file=sys.stderr, flush=True)
             self._retry_at = now + _RETRY_SECONDS
             if self._worker:
-                self._worker.heard = now + _RETRY_SECONDS
+                self._worker.hear(now + _RETRY_SECONDS)
 
     def cancel(self, job: str) -> None:
         """Stop the job if it runs; kill its worker when it does not stop in time."""
         worker = self._worker
         if worker and worker.assignment and worker.assignment.job == job and worker.cancel_deadline is None:
             worker.tell({"kind": "cancel", "job": job})
-            worker.cancel_deadline = time.monotonic() + self._cancel_seconds
+            worker.cancel_deadline = time.monotonic() + self._patience.cancel_seconds
+
+    @property
+    def freeing(self) -> bool:
+        """Whether the worker has yet to say that it holds no model any more."""
+        return self._worker is not None and self._worker.free_deadline is not None
+
+    def free(self) -> None:
+        """Have an idle worker let go of the models it keeps; `freeing` tells when it has. Nothing to do without one."""
+        worker = self._worker
+        if worker and worker.ready and worker.assignment is None and worker.free_deadline is None:
+            worker.tell({"kind": "free"})
+            worker.free_deadline = time.monotonic() + _FREE_SECONDS
+
+    def ask_engines(self) -> None:
+        """Have the worker say again what its engines need; `engines_changed` tells when it was something new."""
+        if self._worker and self._worker.ready:
+            self._worker.tell({"kind": "engines"})
 
     def stop(self) -> None:
         """Kill the worker. Its job stays running in the store: the next broker queues it again."""
@@ -214,13 +256,28 @@ class Supervisor:
     def _take_line(self, worker: _Worker, line: dict[str, Any]) -> None:
         kind = line["kind"]
         if kind == "end":
-            self._bury("the worker died")
+            if worker.assignment and worker.ended_for_memory():
+                self._bury("the system ended the worker, most likely because memory ran out", _LESS_MEMORY)
+            else:
+                self._bury("the worker died")
         elif kind == "ready":
             worker.ready, self._failed_starts = True, 0
-            self.engines, self.device = line["engines"], line["device"]
+            self._take_engines(line["engines"], line["device"])
+        elif kind == "engines":
+            self._take_engines(line["engines"], self.device)
+        elif kind == "freed":
+            worker.free_deadline = None
         elif self._current(line):
             assert worker.assignment is not None
             job = worker.assignment.job
+            worker.alive = time.monotonic()
+            if kind == "alive":
+                if line["working"]:
+                    worker.worked = worker.alive
+                return
+            if kind == "picture":
+                self._take_picture(job, line["jpeg"])
+                return
             self._heard(worker)
             if kind == "progress":
                 self.progress[job] = (line["stage"], line["done"], line["total"])
@@ -229,6 +286,16 @@ class Supervisor:
                 self._store.finish(job, kind, line.get("error", {}))
                 self._unassign(worker)
 
+    def _take_engines(self, engines: list[dict[str, Any]], device: str) -> None:
+        if (engines, device) != (self.engines, self.device):
+            self.engines, self.device, self.engines_changed = engines, device, True
+
+    def _take_picture(self, job: str, encoded: str) -> None:
+        with contextlib.suppress(binascii.Error):
+            jpeg = base64.b64decode(encoded, validate=True)
+            if len(jpeg) <= PICTURE_BYTES:
+                self.pictures[job] = jpeg
+
     def _current(self, line: dict[str, Any]) -> bool:
         assignment = self._worker.assignment if self._worker else None
         return assignment is not None and (line.get("job"), line.get("attempt")) == (assignment.job, assignment.attempt)
@@ -236,12 +303,13 @@ class Supervisor:
     def _heard(self, worker: _Worker) -> None:
         now = time.monotonic()
         worker.steps.append(now - worker.heard)
-        worker.heard = now
+        worker.hear(now)
 
     def _unassign(self, worker: _Worker) -> None:
         if worker.assignment:
             self.progress.pop(worker.assignment.job, None)
             self.fresh.discard(worker.assignment.job)
+            self.pictures.pop(worker.assignment.job, None)
         worker.assignment, worker.cancel_deadline = None, None
         worker.steps.clear()
 
@@ -254,12 +322,19 @@ class Supervisor:
                 self._bury(f"the worker was not ready after {_STARTUP_SECONDS:g} s")
         elif worker.cancel_deadline is not None and now > worker.cancel_deadline:
             self._bury("the worker did not stop when asked")
+        elif worker.free_deadline is not None and now > worker.free_deadline:
+            self._bury("the worker did not free its memory when asked")  # now it has
         elif worker.assignment:
-            lease = max(self._lease_seconds, 3 * statistics.median(worker.steps) if worker.steps else 0.0)
-            if now - worker.heard > lease:
-                self._bury(f"the worker was silent for {lease:.0f} s")
+            step = 3 * statistics.median(worker.steps) if worker.steps else 0.0
+            still, working = max(self._patience.still_seconds, step), max(self._patience.step_seconds, step)
+            if now - worker.alive > self._patience.lease_seconds:
+                self._bury(f"the worker was silent for {self._patience.lease_seconds:.0f} s")
+            elif now - worker.worked > still:
+                self._bury(f"the worker stood still for {still:.0f} s")
+            elif now - worker.heard > working:
+                self._bury(f"the worker did not get on for {working:.0f} s")
 
-    def _bury(self, why: str) -> None:
+    def _bury(self, why: str, remedy: str = _SMALLER) -> None:
         """End the worker and settle what it was doing."""
         worker = self._worker
         assert worker is not None
@@ -268,7 +343,7 @@ class Supervisor:
             error = {
                 "what": f"{why.capitalize()}, {ATTEMPTS} times. Its last words:\n{words}",
                 "where": "backend",
-                "remedy": "Choose a smaller size or fewer frames, or send us the backend's log.",
+                "remedy": remedy,
             }
             self._store.died(worker.assignment.job, why, ATTEMPTS, error)
             self._unassign(worker)
@@ -290,24 +365,32 @@ class Supervisor:
         if self._failed_starts < ATTEMPTS or self._store.open_jobs():
             self.started += 1
             try:
-                self._worker = _Worker(self.started, self._command, self.inbox)
+                self._worker = _Worker(self.started, self._command, self._environment, self.inbox)
             except OSError as error:  # no memory or no processes left
                 self._start_failed(str(error))
 
     def _assign(self) -> None:
         worker = self._worker
-        if worker and worker.ready and worker.assignment is None:
+        if worker and worker.ready and worker.assignment is None and not self.paused:
             worker.assignment = self._store.begin_next()
             if worker.assignment:
-                worker.heard = time.monotonic()
-                spec = {name: worker.assignment.spec[name] for name in ("footage", "solve", "edit", "name", "settings")}
-                worker.tell({"kind": "run", "job": worker.assignment.job, "attempt": worker.assignment.attempt, **spec})
+                worker.hear(time.monotonic())
+                assignment = worker.assignment
+                worker.tell({**assignment.spec, "kind": "run", "job": assignment.job, "attempt": assignment.attempt})
 
 
 def worker_command(assets: Path, device: str = "auto", cores: int = 0) -> list[str]:
     """How the broker starts a worker: in its own Python, with what it may use (see `retake_backend.device`)."""
     command = [sys.executable, "-m", "retake_backend.worker", "--assets", str(assets)]
     return [*command, "--device", device, "--cores", str(cores)]
+
+
+def worker_environment(models: Path) -> dict[str, str]:
+    """What a worker finds in its environment: the folder of models, and that nothing is to be asked of the internet."""
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    # A small file can unpack to a picture that fills the memory: no picture of more than 2^28 pixels is opened.
+    pictures = {"OPENCV_IO_MAX_IMAGE_PIXELS": str(2**28)}
+    return {**os.environ, "RETAKE_MODELS": str(models), **offline, **NO_TELEMETRY, **pictures}
 
 
 def _parse(line: bytes) -> dict[str, Any]:

@@ -21,7 +21,9 @@ FRAMES, HEIGHT, WIDTH = 8, 48, 64
 SERVE = """
 import sys
 from pathlib import Path
+from pathlib import PosixPath
 from retake_backend.broker.server import Limits, serve
+from retake_backend.broker.supervisor import Patience
 serve(Path(sys.argv[1]), Limits(**eval(sys.argv[2])))
 """
 

@@ -10,6 +10,7 @@ import time
 
 import psutil
 import pytest
+from retake_backend.broker.supervisor import Patience
 from retake_shared import connection
 from retake_shared.client import BackendGone, Client, StartFailed, start_or_find
 
@@ -42,7 +43,7 @@ def test_a_killed_worker_is_replaced_and_the_job_finishes(start_backend, shot, w
                 killed = time.monotonic()
             if event.kind == "queued" and len(events) > 1:
                 assert time.monotonic() - killed < 1
-                assert event.data["why"] == "the worker died"
+                assert event.data["why"].startswith("the system ended the worker")
         assert kinds(events) == ["queued", "running", "queued", "running", "done"]
         assert [event.data["attempt"] for event in events if event.kind == "running"] == [1, 2]
         assert every_frame_once(events), "what was told before the death is not told again"
@@ -67,11 +68,56 @@ def test_a_job_that_kills_one_worker_finishes(start_backend, shot, tmp_path):
         assert every_frame_once(events)
 
 
-def test_a_silent_worker_is_taken_for_hung_and_replaced(start_backend, shot, tmp_path):
-    with start_backend(lease_seconds=1.0).client() as client:
+def test_a_worker_that_waits_for_ever_is_replaced(start_backend, shot, tmp_path):
+    with start_backend(patience=Patience(still_seconds=3.0)).client() as client:
         events = list(client.events(shot.submit(client, hang=2, witness=str(tmp_path / "hung")), timeout=30))
         assert kinds(events) == ["queued", "running", "queued", "running", "done"]
+        assert "stood still" in [event.data["why"] for event in events if event.kind == "queued"][1]
+
+
+def test_a_frozen_worker_is_replaced(start_backend, shot, worker_of):
+    with start_backend(patience=Patience(lease_seconds=3.0)).client() as client:
+        worker = worker_of(client)
+        job = shot.submit(client, seconds=0.3)
+        events = []
+        for event in client.events(job, timeout=30):
+            events.append(event)
+            if len(frames(events)) == 2 and worker.is_running():
+                worker.suspend()
+        assert kinds(events) == ["queued", "running", "queued", "running", "done"]
         assert "silent" in [event.data["why"] for event in events if event.kind == "queued"][1]
+        assert every_frame_once(events)
+
+
+def test_a_step_that_computes_for_long_is_not_taken_for_hung(start_backend, shot):
+    with start_backend(patience=Patience(lease_seconds=2.5, still_seconds=2.5)).client() as client:
+        events = list(client.events(shot.submit(client, frames=(0, 2), compute=6.0), timeout=30))
+        assert kinds(events) == ["queued", "running", "done"]
+
+
+def test_a_worker_that_runs_in_circles_is_replaced(start_backend, shot, tmp_path):
+    with start_backend(patience=Patience(step_seconds=3.0)).client() as client:
+        circling = {"compute": 60.0, "witness": str(tmp_path / "circled")}
+        events = list(client.events(shot.submit(client, frames=(0, 2), **circling), timeout=30))
+        assert kinds(events) == ["queued", "running", "queued", "running", "done"]
+        assert "get on" in [event.data["why"] for event in events if event.kind == "queued"][1]
+
+
+def test_a_job_for_which_memory_runs_out_fails_in_those_words(start_backend, shot):
+    with start_backend().client() as client:
+        events = list(client.events(shot.submit(client, killed=2), timeout=60))
+        assert kinds(events) == ["queued", *["running", "queued"] * 2, "running", "failed"]
+        assert "memory ran out" in events[-1].data["what"]
+        assert "Window" in events[-1].data["remedy"]
+        job = shot.submit(client, frames=(0, 2), refused_memory=1)
+        assert "memory ran out" in list(client.events(job, timeout=60))[-1].data["what"]
+
+
+def test_frames_finished_before_an_error_are_not_lost(start_backend, shot):
+    with start_backend().client() as client:
+        events = list(client.events(shot.submit(client, fail=6), timeout=30))
+        assert kinds(events) == ["queued", "running", "failed"]
+        assert sorted(frames(events)) == sorted((kind, index) for kind in ("rgb", "holes") for index in range(6))
 
 
 def test_a_killed_broker_loses_no_acknowledged_job(start_backend, shot, worker_of):
@@ -115,7 +161,7 @@ def test_a_finished_take_survives_the_broker(start_backend, shot, tmp_path):
 
 
 def test_a_cancel_survives_the_broker(start_backend, shot):
-    backend = start_backend(cancel_seconds=60)
+    backend = start_backend(patience=Patience(cancel_seconds=60))
     with backend.client() as client:
         job = shot.submit(client, hang=0)
         while client.job(job).state != "running":

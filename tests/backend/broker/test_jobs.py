@@ -9,6 +9,7 @@ import uuid
 
 import numpy as np
 import pytest
+from retake_backend.broker.supervisor import Patience
 from retake_backend.footage import FootageReader
 from retake_shared import protocol
 from retake_shared.client import Refused
@@ -135,7 +136,7 @@ def test_a_waiting_job_is_cancelled_without_ever_running(shared_backend, shot):
 
 
 def test_a_worker_that_does_not_stop_is_killed(start_backend, shot):
-    with start_backend(cancel_seconds=0.5).client() as client:
+    with start_backend(patience=Patience(cancel_seconds=0.5)).client() as client:
         job = shot.submit(client, hang=1)
         client.subscribe(("", 0), job)
         wait_for(client, "frame", "progress")

@@ -1,6 +1,7 @@
 """Engines that misbehave on purpose, loaded into real workers through RETAKE_ENGINES. Options say how."""
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -12,7 +13,9 @@ from retake_shared.errors import RetakeError
 
 class Trial:
     """Gives the footage's frames back, `seconds` apart. options: die = crash at that frame, once per `witness` file or
-    always; hang = sleep there without a word; fail = raise a RetakeError there."""
+    always; hang = sleep there without a word; fail = raise a RetakeError there; killed = killed by the system there;
+    refused_memory = the system gives no more memory there; compute = so many seconds of work before the first frame;
+    pictures = side of a rough picture reported with every frame."""
 
     name = "trial"
     version = "1"
@@ -22,6 +25,14 @@ class Trial:
         start, stop = request.settings.frame_range(request.solve)
         for index in range(start, stop):
             time.sleep(options.get("seconds", 0.0))
+            if index == start and "compute" in options and self._first_time(options.get("witness")):
+                until = time.monotonic() + options["compute"]
+                while time.monotonic() < until:
+                    hash("work")
+            if index == options.get("killed"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            if index == options.get("refused_memory"):
+                np.empty(2**60, np.uint8)
             if index == options.get("die") and self._first_time(options.get("witness")):
                 print("noise on stdout, which must not reach the broker's channel")
                 print("out of memory, says the trial engine", file=sys.stderr, flush=True)
@@ -30,8 +41,14 @@ class Trial:
                 time.sleep(1000)
             if index == options.get("fail"):
                 raise RetakeError("the trial engine does not like it.", f"frame {index}", "Use another engine.")
-            report(Progress("rendering", index - start + 1, stop - start))
             rgb = request.footage.frame(index)
+            if "pictures" in options:
+                side = options["pictures"]
+                rough = np.kron(rgb, np.ones((side // rgb.shape[0], side // rgb.shape[0], 1), np.uint8))
+                report(Progress("denoising", index - start + 1, stop - start, rough))
+            report(Progress("rendering", index - start + 1, stop - start))
+            if request.first_frame is not None:
+                rgb = request.first_frame
             yield RenderedFrame(index, rgb, np.zeros(rgb.shape[:2], np.uint8))
 
     def notes(self):
