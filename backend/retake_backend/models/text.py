@@ -188,7 +188,7 @@ def _encode(place: Path, texts: Sequence[str], profile: Profile, report: Report)
         tokens = states[0, : int(inputs.attention_mask.sum())].to("cpu", copy=True)
         note = ""
         if len(whole) > TEXT_TOKENS:
-            last = tokenizer.decode(whole[TEXT_TOKENS - 9 : TEXT_TOKENS - 1])
+            last = tokenizer.decode(whole[TEXT_TOKENS - 9 : TEXT_TOKENS - 1]).strip()
             note = (
                 f'The prompt "{text[:30]}..." has {len(whole)} tokens, of which the model reads {TEXT_TOKENS}: '
                 f'it was cut behind "...{last}".'
@@ -201,13 +201,18 @@ def _load(place: Path, profile: Profile) -> tuple[Any, Any]:
     """Tokenizer and text encoder. Raises BadFile naming what is damaged or missing."""
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the user is told by `report`
     again = "Pull the model again."
+    folder = place / "tokenizer"
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model")):
+        raise BadFile("has no vocabulary.", str(folder), again)  # transformers would make one up
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             str(place), subfolder="tokenizer", local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # the tokenizers library raises bare exceptions for damaged files
-        raise BadFile(f"is no tokenizer ({error}).", str(place / "tokenizer"), again) from error
+        raise BadFile(f"is no tokenizer ({error}).", str(folder), again) from error
     where = str(place / "text_encoder")
+    if not (place / "text_encoder" / "config.json").is_file():
+        raise BadFile("has no config.json.", where, again)  # transformers would take its defaults
     umt5: Any = UMT5EncoderModel
     try:
         encoder, found = umt5.from_pretrained(
