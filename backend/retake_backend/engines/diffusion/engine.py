@@ -125,7 +125,7 @@ class WindowJob:
     def encode(self, frames: Picture, stage: str = "encoding") -> Tensor:
         """Latents (1, C, f, H, W) float32 of frames (F, h, w, 3) uint8 at the model's size, on the CPU."""
         latents = self.codec.encode(frames, self.report, stage)
-        if self._colours is None and self.options["show"]:
+        if self._colours is None:
             self._colours = LatentToRgb.fit(latents, frames)
         return latents
 
@@ -140,15 +140,20 @@ class WindowJob:
             self._moved[fill] = Moved(np.stack(rgb), np.stack(holes))
         return self._moved[fill]
 
+    @property
+    def colours(self) -> LatentToRgb:
+        """How latents look, fitted to what was encoded first, else to the footage's first frame."""
+        if self._colours is None:
+            self.encode(self.frames[:1], "encoding the footage")
+        assert self._colours is not None
+        return self._colours
+
     def picture(self, clean: Tensor) -> Picture | None:
         """A rough look (h, w, 3) uint8 at the middle of latents (1, C, f, H, W); None where it is not asked for."""
         if not self.options["show"]:
             return None
-        if self._colours is None:  # nothing was encoded yet: the first frame alone costs little
-            self.encode(self.frames[:1], "encoding the footage")
-        assert self._colours is not None
         middle = clean.shape[2] // 2
-        return np.asarray(self._colours(clean[:, :, middle : middle + 1])[0])
+        return np.asarray(self.colours(clean[:, :, middle : middle + 1])[0])
 
     def generator(self) -> torch.Generator:
         """All of this window's chance, on the CPU: the seed itself for the first window."""
@@ -161,7 +166,7 @@ class WindowJob:
 class DiffusionEngine(ABC):
     """An engine around a video model. A subclass gives `name`, `load` and `condition`, and changes what else differs.
 
-    Hooks, in the order in which they are called: `weights`, `fitted`, `windows`, `prompts`, then, for each profile
+    Hooks, in the order in which they are called: `weights`, `profile`, `schedule`, `fitted`, `windows`, `prompts`, then, for each profile
     that is tried, `load` and `speed_up`, and for each window `produce` (which calls `condition`, `start`) and `holes`.
     """
 
@@ -215,6 +220,10 @@ class DiffusionEngine(ABC):
             self.multiple,
             request.settings.size,
         )
+
+    def profile(self, options: Mapping[str, Any]) -> Profile:
+        """The device and how its memory is used, to begin with."""
+        return memory.choose(options["memory"])
 
     def windows(self, start: int, stop: int, options: Mapping[str, Any]) -> list[Window]:
         """The pieces in which frames [start, stop) are made."""
@@ -270,6 +279,8 @@ class DiffusionEngine(ABC):
         noise = torch.randn(job.latent_shape, generator=generator)
         settings = job.request.settings
         assert job.prompts is not None
+        if job.options["show"]:
+            _ = job.colours  # now, as the VAE may have to share the device with the denoiser later
         where = f", window {job.number + 1} of {job.count}" if job.count > 1 else ""
 
         def tell(step: Step) -> None:
@@ -326,7 +337,7 @@ class _Run:
         if distilled is not None and has_distilled:
             names = (distilled, *names[1:])
         store.require(names)
-        profile = memory.choose(options["memory"])
+        profile = engine.profile(options)
         engine.device = profile.words
         schedule = engine.schedule(options, has_distilled)
         run = cls(engine, request, options, store, names, has_distilled, schedule, profile, engine._notes.append)
@@ -454,11 +465,9 @@ class _Run:
 
     def _tell_choices(self, distilled: str | None) -> None:
         schedule, options, settings = self.schedule, self.options, self.request.settings
-        if options["quality"] == "fast" and distilled and not self.distilled:
-            self.note(
-                f"The few-step weights ({distilled}) are not installed: {schedule.steps} steps of the full model are "
-                "a rough draft."
-            )
+        if options["quality"] == "fast" and not self.distilled:
+            absent = f", as {distilled} is not installed" if distilled else ""
+            self.note(f"No few-step weights are used{absent}: {schedule.steps} steps of the full model are a draft.")
         guided = schedule.guidance > 1
         if guided and self.engine.prompts(self.request, schedule) and not settings.prompt.strip():
             self.note("There is no prompt, so nothing is guided by one: each step is computed once, not twice.")
