@@ -26,7 +26,7 @@ from .base import Progress, RenderedFrame, RenderRequest, Report
 from .diffusion.engine import DiffusionEngine, Loading, Model, WindowJob
 from .diffusion.framing import Fitted
 from .diffusion.repainting import SEAM, painted_over, repaint_mask
-from .diffusion.reprojection import Fill, Reprojection
+from .diffusion.reprojection import Reprojection
 
 Picture = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -135,26 +135,22 @@ class VaceEngine(DiffusionEngine):
     def _control(self, job: WindowJob) -> Control:
         """The window's control; the take's preview is rendered for its first window."""
         if self._joining is None:
-            self._joining = _Joining.of(job.request, job.options, job.fitted)
+            self._joining = _Joining(Reprojection(job.request), job.fitted, job.options)
         return self._joining.control(job)
 
 
 @dataclass
 class _Joining:
-    """One take's footage moved by the preview, at the take's own size, and how the painting joins it."""
+    """One take's footage moved by the preview, at the take's own size, and how the painting joins it.
+
+    away: frames so far that show nothing of the footage.
+    """
 
     preview: Reprojection
     fitted: Fitted
     options: Mapping[str, Any]
     away: int = 0
     _window: tuple[int, Control] | None = None
-
-    @classmethod
-    def of(cls, request: RenderRequest, options: Mapping[str, Any], fitted: Fitted) -> _Joining:
-        # Grey holes are enough for VACE; what it starts from at less than full strength is better invented.
-        starts_there = options["strength"] < 1 and options["start"] == "preview"
-        fill: Fill = "all" if starts_there else "frames"
-        return cls(Reprojection(request, fill=fill), fitted, options)
 
     def control(self, job: WindowJob) -> Control:
         """The control of a window, made once."""
@@ -190,17 +186,15 @@ class _Joining:
             return replace(frame, rgb=footage)
         painted = repaint_mask(self._brought(holes)[None], self.options["grow"])[0]
         size = self.preview.size
-        painted = (self.fitted.take_back(painted.astype(np.uint8) * 255, size) > 127) | holes
+        painted = self.fitted.take_back(painted.astype(np.uint8) * 255, size) > 127
         seam = SEAM * size[0] / self.fitted.content[0]
         return replace(frame, rgb=painted_over(footage, frame.rgb, painted, seam))
 
     def notes(self, prompt: bool) -> list[str]:
         """What the preview and the painting had to decide; prompt: whether there is one."""
         told = [f"Preview: {note}" for note in self.preview.notes()]
-        if self.away:
-            told.append(f"In {self.away} frames the camera sees nothing that the footage shows: they are all invented.")
-            if not prompt:
-                told.append("There is no prompt to say what these frames show.")
+        if self.away and not prompt:
+            told.append("There is no prompt to say what frames show that see nothing of the footage.")
         return told
 
 

@@ -109,7 +109,7 @@ def test_holes_widen_by_a_circle_and_fill_the_cells_they_touch() -> None:
     holes = np.zeros((3, 32, 48), bool)
     holes[0, 11, 20] = True
     holes[2, 0, 47] = True
-    mask = repaint_mask(holes, grow=4)
+    mask = repaint_mask(holes, grow=4, specks=0)
     expected = np.zeros((3, 32, 48), bool)
     expected[0, 8:16, 16:32] = True  # columns 16 .. 24
     expected[0, 0:8, 16:24] = True  # up to row 7, and there at column 20 alone
@@ -123,6 +123,18 @@ def test_not_growing_still_takes_whole_cells_and_no_more() -> None:
     np.testing.assert_array_equal(repaint_mask(holes, grow=0), holes)
     holes[0, 8, 8:16] = False
     assert repaint_mask(holes, grow=0).sum() == 64
+
+
+def test_single_pixels_are_not_painted_but_a_torn_edge_of_them_is() -> None:
+    holes = np.zeros((3, 64, 64), bool)
+    holes[0, 20:24, 20:24] = True  # 16 px
+    holes[1, 4:60:3, 30] = True  # 19 px of one torn edge
+    holes[2, 10:60:20, 10:60:20] = True  # 9 px far from each other
+    mask = repaint_mask(holes, grow=0)
+    np.testing.assert_array_equal(mask.any((1, 2)), [False, True, False])
+    assert mask[1, :, 24:32].all()
+    holes[0, 24, 20] = True
+    assert repaint_mask(holes, grow=0)[0].sum() == 2 * 64
 
 
 def test_footage_is_untouched_away_from_the_painting() -> None:

@@ -9,14 +9,17 @@ from numpy.typing import NDArray
 Mask = NDArray[np.bool_]
 Pictures = NDArray[np.uint8]
 
+SPECK = 16
+"""px of the model's picture: a hole of up to so many is no place that the model should paint."""
 SEAM = 8.0
 """px of the model's picture over which the footage's own pixels take over from the painting."""
 
 
-def repaint_mask(holes: Mask, grow: int, block: int = 8) -> Mask:
+def repaint_mask(holes: Mask, grow: int, specks: int = SPECK, block: int = 8) -> Mask:
     """Where the model paints: `holes` (F, H, W) widened by `grow` px, then every block x block cell they touch.
 
-    A cell of latents holds block x block px: it is painted or kept as a whole. H and W are multiples of `block`.
+    A cell of latents holds block x block px: it is painted or kept as a whole. Holes of up to `specks` px are left out:
+    a painted cell would be more of a change than what fills them. H and W are multiples of `block`.
     """
     height, width = holes.shape[1:]
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * grow + 1, 2 * grow + 1))
@@ -24,10 +27,18 @@ def repaint_mask(holes: Mask, grow: int, block: int = 8) -> Mask:
     for out, hole in zip(mask, holes, strict=True):
         if not hole.any():
             continue
-        wide = cv2.dilate(hole.astype(np.uint8), kernel)
+        wide = cv2.dilate(_without_specks(hole, specks).astype(np.uint8), kernel)
         cells = wide.reshape(height // block, block, width // block, block).any((1, 3))
         out[:] = cells.repeat(block, 0).repeat(block, 1)
     return mask
+
+
+def _without_specks(hole: Mask, specks: int) -> Mask:
+    """The hole (H, W) without its parts of up to `specks` px; parts up to 4 px apart are one, as along a torn edge."""
+    near = cv2.dilate(hole.astype(np.uint8), np.ones((5, 5), np.uint8))
+    count, part = cv2.connectedComponents(near)
+    sizes = np.bincount(part[hole], minlength=count)
+    return np.asarray(hole & (sizes > specks)[part])
 
 
 def painted_over(footage: Pictures, painting: Pictures, mask: Mask, seam: float) -> Pictures:
