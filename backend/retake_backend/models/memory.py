@@ -33,10 +33,11 @@ from .. import device as machine
 from ..conditioning.trajectory_attention import TrajectoryAttention
 
 Memory = Literal["auto", "24", "12", "8", "6", "cpu"]
+Name = Literal["24", "12", "8", "6", "cpu"]
 Role = Literal["denoiser", "vae", "text", "conditioner"]
 
 GB = 1024**3
-_FREE_FOR: tuple[tuple[Literal["24", "12", "8"], float], ...] = (("24", 21.0), ("12", 10.0), ("8", 6.0))
+_FREE_FOR: tuple[tuple[Name, float], ...] = (("24", 21.0), ("12", 10.0), ("8", 6.0))
 """GB that must be free for a profile: the largest phase of Wan 1.3B at 81 x 384 x 672 with its source, and some room."""
 
 _USE_CPU = "Choose CPU as memory (slow), or the preview engine, which needs no GPU."
@@ -57,7 +58,7 @@ class Profile:
     their turns. fuse_lora: adapters are merged into the weights. device_words: the device as people know it.
     """
 
-    name: Literal["24", "12", "8", "6", "cpu"]
+    name: Name
     device: torch.device
     text_device: torch.device
     dtype: torch.dtype
@@ -103,7 +104,7 @@ def choose(memory: str) -> Profile:
     if memory == "auto":
         free = _free(gpu) / GB
         memory = next((name for name, needed in _FREE_FOR if free >= needed), "6")
-    return _gpu_profile(memory, gpu)
+    return gpu_profile(cast(Name, memory), gpu, *_precision_and_words(gpu))
 
 
 def smaller(profile: Profile) -> Profile | None:
@@ -112,10 +113,9 @@ def smaller(profile: Profile) -> Profile | None:
 
     What was placed for the larger one must be loaded again: 8-bit weights are not made from merged ones.
     """
-    names = ("24", "12", "8", "6")
-    if profile.name not in names[:-1]:
-        return None
-    return _gpu_profile(names[names.index(profile.name) + 1], profile.device)
+    following: dict[str, Name] = {"24": "12", "12": "8", "8": "6"}
+    name = following.get(profile.name)
+    return None if name is None else gpu_profile(name, profile.device, profile.dtype, profile.device_words)
 
 
 def place(module: nn.Module, profile: Profile, role: Role) -> None:
@@ -306,34 +306,33 @@ def _free(gpu: torch.device) -> int:
     return int(min(torch.mps.recommended_max_memory(), shared + torch.mps.driver_allocated_memory()))
 
 
-def _gpu_profile(name: str, gpu: torch.device) -> Profile:
-    """One of the GPU's four. Apple's GPUs (not tried on one) know no float8 and have nowhere to offload to: there
-    8 and 6 only work in tiles."""
-    cuda = gpu.type == "cuda"
-    small = name in ("8", "6")
-    if not cuda or torch.cuda.is_bf16_supported(including_emulation=False):
-        dtype = torch.bfloat16
-    else:
-        dtype = torch.float16  # before Ampere; Wan's weights are known to work in it
-    if cuda:
-        found = torch.cuda.get_device_properties(gpu)
-        words = f"{found.name}, {found.total_memory / GB:.0f} GB"
-    else:
-        words = f"Apple GPU, {psutil.virtual_memory().total / GB:.0f} GB shared"
+def gpu_profile(name: Name, gpu: torch.device, dtype: torch.dtype, device_words: str) -> Profile:
+    """One of the GPU's four. Apple's GPUs (not tried on one) know no float8 and have nowhere to offload to: there 8
+    and 6 only work in tiles."""
+    small, apple = name in ("8", "6"), gpu.type == "mps"
     return Profile(
-        name=cast(Literal["24", "12", "8", "6"], name),
+        name=name,
         device=gpu,
         text_device=gpu,
         dtype=dtype,
         vae_dtype=dtype if small and dtype == torch.bfloat16 else torch.float32,
         text_dtype=torch.bfloat16,  # T5 overflows float16
-        fp8=small and cuda,
-        offload=name == "6" and cuda,
+        fp8=small and not apple,
+        offload=name == "6" and not apple,
         tile=small,
         keep=name == "24",
-        fuse_lora=not small or not cuda,
-        device_words=words,
+        fuse_lora=not small or apple,
+        device_words=device_words,
     )
+
+
+def _precision_and_words(gpu: torch.device) -> tuple[torch.dtype, str]:
+    if gpu.type == "mps":
+        return torch.bfloat16, f"Apple GPU, {psutil.virtual_memory().total / GB:.0f} GB shared"
+    found = torch.cuda.get_device_properties(gpu)
+    # Before Ampere there is no bfloat16 in hardware; Wan's weights are known to work in float16.
+    dtype = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return dtype, f"{found.name}, {found.total_memory / GB:.0f} GB"
 
 
 def _cpu_profile() -> Profile:
@@ -350,13 +349,13 @@ def _place_denoiser(module: nn.Module, profile: Profile, first: bool) -> None:
         if not profile.offload:
             module.to(profile.device)
         return
-    _cast(module, profile.dtype)
     if not profile.offload:
         module.to(profile.device)
     if profile.fuse_lora and getattr(module, "peft_config", None):
-        # In the module's own precision, as its weights are; the adapters' own memory is free again.
+        # Before the cast, so that it is rounded once; the adapters' own memory is free again.
         module.fuse_lora()  # type: ignore[operator]
         module.unload_lora()  # type: ignore[operator]
+    _cast(module, profile.dtype)
     if profile.fp8:
         # diffusers leaves out embeddings, norms and adapters: a LoRA in 8 bits would be lost in the rounding.
         module.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=profile.dtype)  # type: ignore[operator]
