@@ -68,7 +68,7 @@ def draw_models(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
 
 def _draw_task(layout: bpy.types.UILayout, model: ModelState) -> None:
     row = layout.row(align=True)
-    words = models.TASKS.get(model.task, model.task)
+    words = model.stage.capitalize() or models.TASKS.get(model.task, model.task)
     if model.total:
         done, total = models.size_in_words(model.done), models.size_in_words(model.total)
         row.progress(factor=min(model.done / model.total, 1.0), type="BAR", text=f"{words} {done} of {total}")
@@ -79,7 +79,7 @@ def _draw_task(layout: bpy.types.UILayout, model: ModelState) -> None:
 
 def _draw_buttons(layout: bpy.types.UILayout, context: bpy.types.Context, model: ModelState, manage: bool) -> None:
     row = layout.row(align=True)
-    if model.state != "installed":
+    if model.state != "installed" or model.random:
         if model.kind == "parts":
             wrapped(layout, context, "Nobody has published these weights: train them, or import a folder.", "BLANK1")
         else:

@@ -49,10 +49,11 @@ class Place:
         use = ["--device", self.device, "--cores", str(self.cores)]
         return [*backend_command(self.command), "serve", "--home", str(self.home), *use]
 
-    def import_model(self, name: str, folder: Path) -> str:
+    def import_model(self, name: str, folder: Path, replace: bool) -> str:
         """Take the files in `folder` in as the model `name` of this backend; blocks. Returns what the program says of
-        it. Raises RetakeError with its reason when it does not want them, or when there is no program."""
-        return self._run("models", "import", name, str(folder)) or f"{name} is here."
+        it. replace: also where one lies there already. Raises RetakeError with the program's reason when it does not
+        want them, or when there is no program."""
+        return self._run("models", "import", name, str(folder), *(["--replace"] if replace else []))
 
     def save_frame(self, footage: Path, index: int, target: Path) -> None:
         """Write footage frame `index` to a PNG file, exactly as engines see it; blocks. Raises RetakeError."""

@@ -113,11 +113,12 @@ class Link:
         """Ask for all models again, in `ModelsTold`. The event is set when the backend has answered."""
         return self._ask(lambda: self._request(lambda client: ModelsTold(client.models())))
 
-    def import_model(self, name: str, folder: Path) -> None:
-        """Take a folder on this computer in as the model `name`; `ErrandEnded` tells when it is done."""
+    def import_model(self, name: str, folder: Path, replace: bool = False) -> None:
+        """Take a folder on this computer in as the model `name`, in the place of one that lies there if `replace` says
+        so; `ErrandEnded` tells when it is done."""
 
         def run(place: Place) -> ErrandEnded:
-            words = place.import_model(name, folder)
+            words = place.import_model(name, folder, replace)
             self.models()
             return ErrandEnded("import", True, words)
 

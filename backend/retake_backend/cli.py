@@ -1,4 +1,4 @@
-"""The command line of the backend: `retake serve | render | compare | models | doctor`.
+"""The command line of the backend: `retake serve | render | compare | frame | models | doctor`.
 
 Exit codes: 0 done, 1 something is not right (doctor, models verify), 2 bad input or bad usage, 130 stopped by the user. Modules load
 when a command needs them: `serve` starts without torch, `--help` without anything.
@@ -63,7 +63,7 @@ class Stop:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="retake", description="Render footage again along edited tracks and cameras.")
     parser.add_argument("--version", action="version", version=f"retake {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="serve | render | compare | models | doctor")
+    commands = parser.add_subparsers(required=True, metavar="serve | render | compare | frame | models | doctor")
 
     serve = commands.add_parser("serve", help="wait for jobs from Blender", description="Wait for jobs from Blender.")
     serve.add_argument("--home", type=Path, metavar="DIR", help="jobs, assets and the connection file (default: yours)")
@@ -92,6 +92,12 @@ def _parser() -> argparse.ArgumentParser:
         "takes", nargs="+", type=Path, metavar="TAKE", help="folder of a take; one row of pictures each"
     )
     compare.set_defaults(command=_compare)
+
+    frame = commands.add_parser("frame", help="one frame of a footage as a PNG", description=_frame.__doc__)
+    frame.add_argument("--footage", required=True, type=Path, metavar="F")
+    frame.add_argument("--frame", type=int, default=0, metavar="N", help="counted from 0 (%(default)s)")
+    frame.add_argument("--out", required=True, type=Path, metavar="FILE", help="the .png to write")
+    frame.set_defaults(command=_frame)
 
     _add_models(commands.add_parser("models", help="the weights of the engines", description=_models.__doc__))
 
@@ -164,6 +170,19 @@ def _compare(arguments: argparse.Namespace) -> int:
 
     frames = side_by_side.write(arguments.footage, arguments.takes, arguments.out)
     print(f"{arguments.out}: {frames} frames")
+    return 0
+
+
+def _frame(arguments: argparse.Namespace) -> int:
+    """Write one frame of a footage as the engines see it, to be painted over and given back with --first-frame."""
+    from .footage import FootageReader, write_png
+
+    with FootageReader(arguments.footage) as footage:
+        if not 0 <= arguments.frame < footage.footage.frames:
+            last = footage.footage.frames - 1
+            raise RetakeError(f"there is no frame {arguments.frame}.", str(arguments.footage), f"Use 0 to {last}.")
+        write_png(arguments.out, footage.frame(arguments.frame))
+    print(arguments.out)
     return 0
 
 

@@ -119,7 +119,9 @@ class RETAKE_OT_import_model(bpy.types.Operator):
             self.report({"ERROR"}, f"{folder} is no folder. Choose the one with the model's files.")
             return {"CANCELLED"}
         rendering.errands["import"] = None
-        rendering.link(context).import_model(self.model, folder)
+        found = models.find(self.model)
+        replace = found is not None and found.state == "damaged"
+        rendering.link(context).import_model(self.model, folder, replace)
         return rendering.errand_begun(self, "import")
 
 
