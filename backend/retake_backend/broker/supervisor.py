@@ -159,6 +159,7 @@ class Supervisor:
         self._store, self._command, self._environment = store, command, environment
         self._patience = patience
         self._worker: _Worker | None = None
+        self._ask_when_ready = False
         self._failed_starts = 0
         self._start_at = self._retry_at = 0.0
         self._backlog: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
@@ -219,6 +220,8 @@ class Supervisor:
         """Have the worker say again what its engines need; `engines_changed` tells when it was something new."""
         if self._worker and self._worker.ready:
             self._worker.tell({"kind": "engines"})
+        else:  # one that is starting may have looked already, and not yet said so
+            self._ask_when_ready = True
 
     def stop(self) -> None:
         """Kill the worker. Its job stays running in the store: the next broker queues it again."""
@@ -263,6 +266,9 @@ class Supervisor:
         elif kind == "ready":
             worker.ready, self._failed_starts = True, 0
             self._take_engines(line["engines"], line["device"])
+            if self._ask_when_ready:
+                self._ask_when_ready = False
+                self.ask_engines()
         elif kind == "engines":
             self._take_engines(line["engines"], self.device)
         elif kind == "freed":

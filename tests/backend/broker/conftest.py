@@ -77,6 +77,7 @@ def trial_engines():
     before = dict(os.environ)
     os.environ["RETAKE_ENGINES"] = "trial_engines:Trial trial_engines:Chattering"
     os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+    os.environ.pop("RETAKE_MODELS", None)
     yield
     os.environ.clear()
     os.environ.update(before)

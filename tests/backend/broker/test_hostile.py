@@ -214,12 +214,13 @@ def test_a_wrong_upload_leaves_nothing(shared_backend, where, data, wrong):
 def _noise(random_):
     """One message out of the space between garbage and almost right."""
     kinds = ["hello", "submit", "cancel", "jobs", "subscribe", "release", "stats", "offer", "chunk", "read", "x" * 40]
+    kinds += ["models", "pull", "stop", "verify", "remove", "free"]
     values = [
         None, True, -1, 0, 1, 2**70, 0.5, "", "a" * 64, "b" * 32, "../..", [], [1], {}, {"a": {"b": []}}, "\ud800", "é" * 300
     ]  # fmt: skip
     names = [
         "id", "re", "version", "versions", "job", "name", "footage", "solve", "edit", "settings", "since", "epoch",
-        "sha256", "nbytes", "offset", "upload", "buffers", "kind",
+        "sha256", "nbytes", "offset", "upload", "buffers", "kind", "model", "first_frame",
     ]  # fmt: skip
     header = {"version": 1, "kind": random_.choice(kinds), "id": 1}
     for _ in range(random_.randrange(6)):

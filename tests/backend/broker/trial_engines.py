@@ -15,7 +15,7 @@ class Trial:
     """Gives the footage's frames back, `seconds` apart. options: die = crash at that frame, once per `witness` file or
     always; hang = sleep there without a word; fail = raise a RetakeError there; killed = killed by the system there;
     refused_memory = the system gives no more memory there; compute = so many seconds of work before the first frame;
-    pictures = side of a rough picture reported with every frame."""
+    pictures = height of a rough picture reported with every frame; keep = megabytes kept as a model is."""
 
     name = "trial"
     version = "1"
@@ -29,6 +29,10 @@ class Trial:
                 until = time.monotonic() + options["compute"]
                 while time.monotonic() < until:
                     hash("work")
+            if "keep" in options:
+                from retake_backend.models import resident
+
+                resident.keep("trial", lambda: np.ones(options["keep"] * 2**20, np.uint8))
             if index == options.get("killed"):
                 os.kill(os.getpid(), signal.SIGKILL)
             if index == options.get("refused_memory"):
