@@ -88,7 +88,7 @@ class VaceEngine(DiffusionEngine):
         if not job.options["keep"]:
             return super().produce(model, job)
         if not control.generated.any():
-            job.note(f"The footage shows all of frames {_span(job)}: nothing had to be painted there.")
+            job.note(f"The footage shows all of {_span(job)}: nothing had to be painted there.")
             return control.frames
         painting = super().produce(model, job)
         frames = control.frames.copy()
@@ -252,6 +252,7 @@ def _counted(report: Report, stage: str, chunks: int) -> Callable[[], None]:
 
 
 def _span(job: WindowJob) -> str:
-    """The frames that the window adds, in words."""
-    first, last = int(job.indices[job.window.overlap]), int(job.indices[-1])
-    return f"{first} to {last}"
+    """The frames that the window adds to the take, in words."""
+    stop = job.request.settings.frame_range(job.request.solve)[1]
+    first, last = int(job.indices[job.window.overlap]), min(int(job.indices[-1]), stop - 1)
+    return f"frames {first} to {last}" if first < last else f"frame {first}"
