@@ -10,6 +10,10 @@ from retake_backend.weights.store import write_manifest
 from retake_shared import protocol
 from retake_shared.client import ModelState, Refused
 
+from tests.backend.weights.conftest import SHARDS, wan
+from tests.backend.weights.conftest import VACE as REPOSITORY
+from tests.backend.weights.local_hub import LocalHub, Repository
+
 VACE = "wan2.1-vace-1.3b"
 SLOW = 30 * 2**30
 """A file of so many bytes takes a minute to hash, and no room on the disk."""
@@ -113,6 +117,35 @@ def test_a_download_without_the_internet_fails_in_words(start_backend, monkeypat
         assert state_of(client, VACE).error == told[-1].error, "it is still known later"
         client.pull("track2view")
         assert follow(client, "track2view", ended, 60)[-1].error["remedy"], "nobody has published it"
+
+
+def test_a_model_is_downloaded_stopped_gone_on_with_and_its_engine_ready(
+    start_backend, worker_of, monkeypatch, tmp_path
+):
+    hub = LocalHub({REPOSITORY: Repository(wan("WanVACEPipeline", "WanVACETransformer3DModel", 30))})
+    hub.delay = 0.05  # for each 64 kB of 5 MB
+    for name, value in {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "*"}.items():
+        monkeypatch.setenv(name, value)
+    backend = start_backend()
+    try:
+        with backend.client() as client:
+            worker_of(client)
+            client.pull(VACE)
+            told = follow(client, VACE, lambda model: model.task == "pull" and model.done > 2**20, 60)
+            assert [model.done for model in told] == sorted(model.done for model in told)
+            assert 5 * 2**20 < told[-1].total < 6 * 2**20, "the hub was asked how much it is"
+            client.stop(VACE)
+            stopped = follow(client, VACE, ended)[-1]
+            assert (stopped.state, stopped.error) == ("partial", None)
+            assert 2**20 < stopped.done < stopped.total
+            hub.delay = 0.0
+            client.pull(VACE)
+            pulled = follow(client, VACE, ended, 60)[-1]
+            assert (pulled.state, pulled.error, pulled.random) == ("installed", None, False)
+            assert hub.starts(SHARDS[1])[-1] > 2**19, "what had come was not fetched again"
+            wait_until(lambda: ready(client.hello().engines))
+    finally:
+        hub.close()
 
 
 def test_a_damaged_model_is_found_and_its_engine_not_ready(start_backend, worker_of):
