@@ -80,7 +80,9 @@ def test_padding_alone_changes_no_pixel_and_continues_the_edges():
     assert np.array_equal(brought[0, 1:638], picture[0])
     assert np.array_equal(brought[367, 1:638], picture[-1])
     assert np.array_equal(brought[4:363, 639], picture[:, -1])
-    assert np.array_equal(fitted.take_back(brought, (637, 359)), picture)
+    back = fitted.take_back(brought, (637, 359))
+    assert np.array_equal(back, picture)
+    assert back.flags.c_contiguous  # it goes over the wire and into files as it is
 
 
 @pytest.mark.parametrize("fit", ["pad", "resize"])

@@ -85,7 +85,8 @@ class Fitted:
         if picture.shape[1::-1] != self.size:
             raise ValueError(f"the picture is {picture.shape[1::-1]}, the model's size {self.size}")
         width, height = self.content
-        return _resized(picture[self.top : self.top + height, self.left : self.left + width], size)
+        content = picture[self.top : self.top + height, self.left : self.left + width]
+        return np.ascontiguousarray(_resized(content, size))
 
     def framing(self, cameras: Cameras) -> Framing:
         """What of the solve's picture (its size may differ from the footage's) the model sees."""
