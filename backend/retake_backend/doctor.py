@@ -36,6 +36,7 @@ def examine(home: Path) -> int:
         broken.append("RETAKE_ENGINES")
         print(f"engines      BROKEN: {error}")
     print(f"home         {home} ({_room(home)})")
+    print(f"models       {_models(home)}")
     print(f"backend      {_running(home)}")
     if broken:
         print(f"\nInstall again what is broken: {', '.join(broken)} (see backend/requirements.txt).")
@@ -55,6 +56,13 @@ def _room(home: Path) -> str:
     existing = next(folder for folder in (home, *home.absolute().parents) if folder.exists())
     free = shutil.disk_usage(existing).free / 2**30
     return f"{free:.0f} GB free" + ("" if os.access(existing, os.W_OK) else ", READ-ONLY")
+
+
+def _models(home: Path) -> str:
+    from .weights import commands
+    from .weights.store import WeightStore
+
+    return commands.summary(WeightStore(None if os.environ.get("RETAKE_MODELS") else home / "models"))
 
 
 def _running(home: Path) -> str:

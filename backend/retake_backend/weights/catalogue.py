@@ -1,6 +1,7 @@
 """The models that Retake can use: where they come from, how large they are, and on what terms.
 
-Sizes are those of the files that are pulled, as the hub's pages show them; `pull` asks for the exact ones.
+Sizes are those of the files that are pulled, as the hub's pages show them (of FastWan's transformer and of trained
+parts: from their parameters); `pull` asks for the exact ones.
 """
 
 from __future__ import annotations
@@ -138,10 +139,10 @@ _MODELS = (
         expects={"unet": {"num_frames": 25}},
         variant="fp16",
     ),
-    _parts("edit-by-track", "Edit-by-Track", "EditByTrackConditioner", 700_000_000),
-    _parts("track2view", "Track2View", "Track2ViewConditioner", 700_000_000),
-    _parts("trajectory-attention", "Trajectory Attention", "TrajectoryAttention", 600_000_000),
-    _parts("trajectory-attention-svd", "Trajectory Attention for SVD", "TrajectoryAttention", 200_000_000, "svd-xt"),
+    _parts("edit-by-track", "Edit-by-Track", "EditByTrackConditioner", 380_000_000),
+    _parts("track2view", "Track2View", "Track2ViewConditioner", 466_000_000),
+    _parts("trajectory-attention", "Trajectory Attention", "TrajectoryAttention", 1_134_000_000),
+    _parts("trajectory-attention-svd", "Trajectory Attention for SVD", "TrajectoryAttention", 198_000_000, "svd-xt"),
 )
 
 CATALOGUE: dict[str, Model] = {model.name: model for model in _MODELS}

@@ -2,7 +2,7 @@
 
 The hub names every file of one commit with its size and hash; those that the catalogue wants are fetched into
 `.incoming`, each under a name that holds its hash until it is whole and has that hash. So a pull that was stopped,
-killed or cut off goes on where it ended, and never twice over the same bytes. `huggingface_hub` speaks to the hub; its
+killed or cut off goes on where it ended, to the megabyte. `huggingface_hub` speaks to the hub; its
 `hf_hub_download` starts a broken file from its beginning (at 5 GB a file, that may be never), so files are fetched
 with the `http_get` beneath it. Files that another installed model has too are linked instead.
 """
@@ -105,7 +105,7 @@ def pull(name: str, store: WeightStore, report: Report) -> Entry:
             if file.name in ready:
                 continue
             (incoming / file.name).parent.mkdir(parents=True, exist_ok=True)
-            checking = _told(report, done, total, f"checking {file.name}")
+            checking = _told(report, done + file.nbytes, total, f"checking {file.name}")
             if not (file.name in links and _link(links[file.name], file, incoming, checking)):
                 with _in_words(model, file, incoming):
                     _fetch(file, incoming / file.part, further(report, done, total, f"pulling {file.name}"))
@@ -150,8 +150,12 @@ def _ask(model: Model) -> list[HubFile]:
             files.append(
                 HubFile(name, repository, info.sha, sibling.rfilename, sibling.size, sha256, sibling.blob_id or "")
             )
-    if not any(file.repository == model.repository for file in files):
-        raise RetakeError("the repository holds nothing that is needed.", model.page, _elsewhere_remedy(model))
+    for folder, kind in model.components.items():
+        if kind and not any(
+            file.name.startswith(f"{folder}/") and file.name.endswith(".safetensors") for file in files
+        ):
+            what = f"the repository has no weights in safetensors in its folder {folder}; nothing else is ever pulled."
+            raise RetakeError(what, model.page, _elsewhere_remedy(model))
     return files
 
 
