@@ -91,7 +91,7 @@ def trajectories_from_image(
     rows, columns = depth.shape if grid is None else grid
     screen = np.stack(np.meshgrid((np.arange(columns) + 0.5) / columns, (np.arange(rows) + 0.5) / rows), -1)
     centres = screen.reshape(-1, 2) * (path.width, path.height)
-    known = _sample_map(np.asarray(depth, np.float64), screen.reshape(-1, 2), "nearest")
+    known = sample_map(np.asarray(depth, np.float64), screen.reshape(-1, 2), "nearest")
     translation, moved = pixel_translation(centres, known, image, 0, path)
     trajectories = centres + translation
     inside = geometry.inside_image(trajectories, moved, path.width, path.height)
@@ -128,7 +128,7 @@ def trajectories_from_video(
         known = np.asarray(depth[f], np.float64).ravel()
         translation, _ = pixel_translation(centres, known, source, f, target.frames(f, f + 1))
         field = translation.reshape(height, width, 2)
-        trajectories[f] = points[f] + _sample_map(field, points[f] / size, sampling)
+        trajectories[f] = points[f] + sample_map(field, points[f] / size, sampling)
     inside = geometry.inside_image(trajectories, np.ones(trajectories.shape[:2]), target.width, target.height)
     return Trajectories(trajectories / size, inside & np.asarray(visible, bool))
 
@@ -148,7 +148,7 @@ def pixel_translation(
     return uv - pixels, moved
 
 
-def _sample_map(field: NDArray[np.float64], screen: NDArray[np.float64], sampling: Sampling) -> NDArray[np.float64]:
+def sample_map(field: NDArray[np.float64], screen: NDArray[np.float64], sampling: Sampling) -> NDArray[np.float64]:
     """Values (L, ...) of a map (h, w, ...) at screen positions (L, 2); nan off the picture or beside an unknown one."""
     height, width = field.shape[:2]
     with np.errstate(invalid="ignore"):

@@ -15,10 +15,19 @@ from numpy.typing import NDArray
 from retake_shared.shot import Cameras, Edit, Solve
 
 from .coordinates import Framing, select_tracks
-from .trajectories import Trajectories, trajectories_from_image, trajectories_from_points, trajectories_from_video
+from .trajectories import (
+    Trajectories,
+    sample_map,
+    trajectories_from_image,
+    trajectories_from_points,
+    trajectories_from_video,
+)
 
 SAME_PLACE = 1e-4
 """A track that the edit moves by less than this share of its distance from the camera is not moved by it."""
+SAME_SURFACE = 0.05
+"""A depth map that differs by more than this share from a track's own depth shows another surface there: beside the
+edge of an object it would send the track far off."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,7 @@ def video_trajectories(
     """A camera move on the footage, objects that the edit moves included: Algorithm 4.
 
     frames: (f,) of the shot. depth: (f, h, w) the solve's maps at these frames in the tracks' scale, or None. L = the
-    edit's tracks. Where a track is moved by the camera alone and the map knows its depth, the map moves it, as the
+    edit's tracks. Where a track is moved by the camera alone and the map shows its surface, the map moves it, as the
     paper does; elsewhere its own depth and the edit's position do. Where the solver did not see a track it is left
     out of both halves; a retimed one is looked for at the moment that it shows.
     """
@@ -81,10 +90,12 @@ def video_trajectories(
         return Halves(source, target)
     uv, distance = source_cameras.project(positions)
     by_map = trajectories_from_video(uv, seen, depth, source_cameras, target_cameras)
-    # The same maps seen from where they were made: valid where they know a depth.
-    known = trajectories_from_video(uv, seen, depth, source_cameras, source_cameras).valid
+    size = (solve.cameras.width, solve.cameras.height)
+    read = np.stack([sample_map(d, at, "nearest") for d, at in zip(depth.astype(np.float64), uv / size, strict=True)])
+    with np.errstate(invalid="ignore"):
+        same = np.abs(read - distance) <= SAME_SURFACE * np.abs(distance)
     moved = np.linalg.norm(edit.positions[frames] - positions, axis=-1)
-    literal = known & (moved <= SAME_PLACE * np.abs(distance))
+    literal = same & (moved <= SAME_PLACE * np.abs(distance))
     return Halves(
         source,
         Trajectories(
