@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
-from retake_shared.errors import BadFile
+from retake_shared.errors import BadFile, RetakeError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -104,7 +104,7 @@ class _Cache:
         """
         try:
             files = read_manifest(place, place.name).files
-        except BadFile:
+        except RetakeError:
             return None
         parts = {name: entry for name, entry in files.items() if name.startswith(("text_encoder/", "tokenizer/"))}
         what = [sorted(parts.items()), str(profile.text_dtype), profile.text_device.type, TEXT_TOKENS]

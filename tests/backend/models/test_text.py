@@ -234,9 +234,11 @@ def test_models_with_the_same_text_encoder_share_prompts(place):
     assert same, "this test is of two models that share their text encoder"
 
 
-def test_a_model_without_a_manifest_is_encoded_each_time(place):
+@pytest.mark.parametrize("name", [NAME, "a folder of my own"])
+def test_a_model_without_a_manifest_is_encoded_each_time(place, name):
     expected = encode(place, [PROMPT]).of(PROMPT)
     (place / "retake_model.json").unlink()
+    place = place.rename(place.with_name(name))
     with encoders_at_work() as seen:
         assert torch.equal(encode(place, [PROMPT]).of(PROMPT), expected)
         assert len(seen) == 1
