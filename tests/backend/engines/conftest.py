@@ -53,23 +53,23 @@ def models(tiny_models, monkeypatch):
 
 @pytest.fixture
 def shot():
-    """A function that makes a request: so many frames, a camera that trucks sideways, and settings."""
+    """A function that makes a request: its length in frames, a camera that trucks sideways, and settings."""
 
-    def make(frames=9, tracks=40, size=(WIDTH, HEIGHT), options=None, edit=None, **settings):
-        width, height = size
+    def make(length=9, tracks=40, picture=(WIDTH, HEIGHT), options=None, edit=None, **settings):
+        width, height = picture
         rng = np.random.default_rng(0)
         points = np.stack([rng.uniform(-1, 1, tracks), rng.uniform(-0.6, 0.6, tracks), rng.uniform(3, 5, tracks)], -1)
-        c2w = np.tile(np.eye(4), (frames, 1, 1))
-        K = intrinsics(np.full(frames, 1.2 * width), 1.2 * width, width / 2, height / 2)
+        c2w = np.tile(np.eye(4), (length, 1, 1))
+        K = intrinsics(np.full(length, 1.2 * width), 1.2 * width, width / 2, height / 2)
         cameras = Cameras(c2w, K, width, height)
-        solve = Solve(cameras, Tracks.make(np.tile(points, (frames, 1, 1))))
+        solve = Solve(cameras, Tracks.make(np.tile(points, (length, 1, 1))))
         if edit is None:
             moved = c2w.copy()
-            moved[:, 0, 3] = np.linspace(0, 0.4, frames)
+            moved[:, 0, 3] = np.linspace(0, 0.4, length)
             edit = lambda identity: replace_cameras(identity, Cameras(moved, K, width, height))  # noqa: E731
         options = {"working_size": WIDTH, "steps": 2, "memory": "cpu", **(options or {})}
         settings = RenderSettings(**{"engine": "edit-by-track", "options": options, **settings})
-        return RenderRequest(Pictures(frames, width, height), solve, edit(Edit.identity(solve)), settings)
+        return RenderRequest(Pictures(length, width, height), solve, edit(Edit.identity(solve)), settings)
 
     return make
 
