@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from retake_backend.engines.diffusion.framing import TRAINED_AREA, Fitted
 from retake_shared.errors import BadShot
@@ -18,6 +18,7 @@ def cameras(width, height, focal=900.0):
     return Cameras(np.eye(4)[None], K, width, height)
 
 
+@settings(deadline=None)
 @given(sizes, fits)
 def test_any_footage_comes_to_multiples_of_16_within_the_trained_area(footage, fit):
     fitted = Fitted.plan(footage, fit)
@@ -33,6 +34,7 @@ def test_any_footage_comes_to_multiples_of_16_within_the_trained_area(footage, f
         assert fitted.content == fitted.size
 
 
+@settings(deadline=None)
 @given(sizes, fits, st.integers(1, 4096))
 def test_a_working_size_is_the_longer_side(footage, fit, working_size):
     fitted = Fitted.plan(footage, fit, working_size)
@@ -126,6 +128,7 @@ def test_bringing_is_what_cv2_does_with_the_same_matrix():
     assert shifted.mean() > 4 * difference.mean(), "a shift of one pixel would not be seen"
 
 
+@settings(deadline=None)
 @given(st.tuples(st.integers(16, 900), st.integers(16, 900)), fits, st.integers(0, 900))
 def test_there_and_back_ends_where_it_began(footage, fit, working_size):
     assume(1 / 8 < footage[0] / footage[1] < 8)

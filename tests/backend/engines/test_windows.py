@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from retake_backend.conditioning.coordinates import latent_count, latent_frames
 from retake_backend.engines.diffusion.windows import Window, crossfade, in_order, plan_windows, window_notes
@@ -18,10 +18,11 @@ def down(frames):
     return (frames - 1) // 4 * 4 + 1
 
 
+@settings(deadline=None)
 @given(ranges, options)
-def test_windows_cover_the_range_in_lengths_that_the_model_makes(frames, settings):
+def test_windows_cover_the_range_in_lengths_that_the_model_makes(frames, chosen):
     start, stop = frames[0], sum(frames)
-    window, overlap = settings
+    window, overlap = chosen
     windows = plan_windows(start, stop, window, overlap)
     assert windows[0].start == start
     assert windows[0].overlap == 0
@@ -43,19 +44,21 @@ def test_windows_cover_the_range_in_lengths_that_the_model_makes(frames, setting
         assert windows[-1].overlap >= asked
 
 
+@settings(deadline=None)
 @given(ranges, options)
-def test_no_window_more_than_needed(frames, settings):
+def test_no_window_more_than_needed(frames, chosen):
     start, stop = frames[0], sum(frames)
-    window, overlap = settings
+    window, overlap = chosen
     step = down(window) - min(down(overlap), down(window) - 4)
     needed = 1 + max(0, -(-(stop - start - down(window)) // step))
     assert len(plan_windows(start, stop, window, overlap)) == needed
 
 
+@settings(deadline=None)
 @given(ranges, options, st.randoms(use_true_random=False))
-def test_every_frame_comes_out_once_in_order_and_equal_windows_leave_no_trace(frames, settings, random):
+def test_every_frame_comes_out_once_in_order_and_equal_windows_leave_no_trace(frames, chosen, random):
     start, stop = frames[0], sum(frames)
-    windows = plan_windows(start, stop, *settings)
+    windows = plan_windows(start, stop, *chosen)
     picture = np.array([random.randrange(256) for _ in range(windows[-1].stop)], np.uint8)[:, None, None, None]
 
     def make(window, before):
@@ -69,9 +72,10 @@ def test_every_frame_comes_out_once_in_order_and_equal_windows_leave_no_trace(fr
     assert all(np.array_equal(frame, picture[index]) for index, frame in made)
 
 
+@settings(deadline=None)
 @given(st.integers(6, 300), options)
-def test_where_windows_differ_the_take_goes_over_from_one_to_the_next_without_a_jump(count, settings):
-    windows = plan_windows(0, count, *settings)
+def test_where_windows_differ_the_take_goes_over_from_one_to_the_next_without_a_jump(count, chosen):
+    windows = plan_windows(0, count, *chosen)
     levels = iter([0, 200] * len(windows))
 
     def make(window, before):
@@ -86,6 +90,7 @@ def test_where_windows_differ_the_take_goes_over_from_one_to_the_next_without_a_
         assert (np.diff(values) >= 0).all()
 
 
+@settings(deadline=None)
 @given(st.integers(1, 81).map(down))
 def test_shares_of_a_crossfade_rise_and_never_leave_a_frame_to_one_side(overlap):
     shares = Window(10, 10 + overlap + 4, overlap).weights()
