@@ -1,5 +1,6 @@
 """The video models: diffusers' own classes, with the source video beside the noisy target.
 
 `wan` is Wan with source concatenation, track tokens and LoRA; `parts` saves and loads what is trained, apart from the
-base it was trained on.
+base it was trained on. `text` reads prompts, `codec` brings frames to latents and back; `memory`, `resident` and `speed`
+say how models are held, kept and made fast; `random_weights` writes tiny ones for tests and the demo.
 """
