@@ -321,7 +321,9 @@ def _hub() -> Any:
     import huggingface_hub
     import huggingface_hub.errors
 
-    return huggingface_hub
+    hub: Any = huggingface_hub
+    hub.logging.set_verbosity_error()  # what it warns of is either mended or told as an error
+    return hub
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -136,7 +137,12 @@ class WeightStore:
 
     def remove(self, name: str) -> int:
         """Remove a model and what was pulled of it; the bytes that this frees. 0 when there was nothing."""
-        find(name)
+        if self.entry(name).state == "missing":
+            return 0
+        with alone(self, name):
+            return self._remove(name)
+
+    def _remove(self, name: str) -> int:
         freed = 0
         for folder in (self.folder / name, self.folder / INCOMING / name):
             if folder.is_symlink():
@@ -275,10 +281,8 @@ def missing_weights(entries: Iterable[Entry]) -> MissingWeights:
             half = ", half pulled" if entry.state == "partial" else ""
             size = size_in_words(entry.total)
             said.append(f"{model.name} is not installed ({size}, {model.licence or 'not published'}{half})")
-        if model.repository:
-            remedies.append(f"retake models pull {model.name}")
-        else:
-            remedies.append(f"retake models import {model.name} FOLDER")
+        command = f"pull {model.name}" if model.repository else f"import {model.name} FOLDER"
+        remedies.append(f"retake models {command}{_option(entry.place.parent)}")
     own = any(not entry.model.repository for entry in entries)
     note = " Nobody has published trained parts: train them, or import somebody's." if own else ""
     return MissingWeights(f"{'; '.join(said)}.", f"Run: {'; '.join(remedies)}.{note}", [e.model for e in entries])
@@ -313,6 +317,13 @@ def _inside(file: Any) -> str:
     if ".." in file.split("/"):
         raise ValueError(f"{file!r:.60} is no file of a model")
     return file
+
+
+def _option(folder: Path) -> str:
+    """What the command line needs to find this folder, "" when it is the one that it takes by itself."""
+    if folder == connection.default_home() / "models":
+        return ""
+    return f" --models {shlex.quote(str(folder))}"
 
 
 def _install_again(name: str) -> str:
