@@ -50,7 +50,8 @@ class Followed:
     def picture(self, fitted: Fitted) -> Picture | None:
         """The one picture (h, w, 3) that the take starts from, at the model's size; None where it is the footage."""
         if self.use == "image":
-            return fitted.bring(self.request.footage.frame(self.options["image_frame"]))
+            # A copy: the reader's pictures are read-only, which torch warns of.
+            return fitted.bring(self.request.footage.frame(self.options["image_frame"])).copy()
         if self.use == "first-frame":
             assert self.request.first_frame is not None
             return fitted.bring(self.request.first_frame)

@@ -24,7 +24,7 @@ from PIL import Image
 from retake_shared.errors import BadFile
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
 
 from ..conditioning.trajectory_attention import TrajectoryAttention
 from ..conditioning.trajectory_uses import offset
@@ -99,7 +99,7 @@ class SvdTrajectories(DiffusionEngine):
 
     def load(self, wanted: Loading) -> SvdModel:
         base, trained = wanted.places
-        profile = _half(wanted.profile)
+        profile = _precise(wanted.profile)
         wanted.report(Progress("loading the model", 0, 4))
         unet = _part(base, "unet", UNetSpatioTemporalConditionModel, profile.dtype)
         wanted.report(Progress("loading the model", 1, 4))
@@ -110,7 +110,7 @@ class SvdTrajectories(DiffusionEngine):
         codec = SvdCodec(_part(base, "vae", AutoencoderKLTemporalDecoder, profile.vae_dtype), profile)
         try:
             scheduler = TellingScheduler.from_pretrained(str(base), subfolder="scheduler", local_files_only=True)
-            extractor = CLIPImageProcessor.from_pretrained(
+            extractor = CLIPImageProcessorPil.from_pretrained(
                 str(base / "feature_extractor"), local_files_only=True, trust_remote_code=False
             )
         except (OSError, TypeError, ValueError, RecursionError) as error:
@@ -119,7 +119,7 @@ class SvdTrajectories(DiffusionEngine):
         memory.place(branches, profile, "conditioner")
         if profile.tile:
             unet.enable_forward_chunking()
-        pipeline = _Pipeline(codec.vae, image_encoder, unet, scheduler, extractor)
+        pipeline = _Pipeline(codec.vae, image_encoder, unet, scheduler, extractor)  # type: ignore[arg-type]
         pipeline.profile = profile
         pipeline.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]
         return SvdModel(unet, codec, base, branches, pipeline=pipeline)
@@ -164,6 +164,7 @@ class SvdTrajectories(DiffusionEngine):
         return np.asarray(job.frames[0])
 
     def _tell(self, job: WindowJob) -> None:
+        job.note(f"Stable Video Diffusion computes in {str(_precise(job.profile).dtype).removeprefix('torch.')}.")
         start, stop = self._followed.start, self._followed.stop
         if stop - start < FRAMES:
             job.note(f"Stable Video Diffusion makes {FRAMES} frames at once: {FRAMES - stop + start} are left out.")
@@ -296,9 +297,12 @@ class SvdCodec(VideoCodec):
 _PULL = "Pull the model again."
 
 
-def _half(profile: Profile) -> Profile:
-    """On a GPU float16, the precision in which these weights are published: the pipeline's latents keep it, too."""
-    return replace(profile, dtype=torch.float16) if profile.device.type == "cuda" else profile
+def _precise(profile: Profile) -> Profile:
+    """float16 on CUDA, as these weights are published; else float32. The pipeline keeps its latents in this type, and
+    on CPUs convolutions in bfloat16 are the slower ones (measured)."""
+    if profile.device.type == "cuda":
+        return replace(profile, dtype=torch.float16)
+    return replace(profile, dtype=torch.float32, vae_dtype=torch.float32)
 
 
 def _part(base: Path, folder: str, kind: Any, dtype: torch.dtype) -> Any:
