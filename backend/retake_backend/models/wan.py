@@ -41,6 +41,9 @@ class RetakeWanTransformer(WanTransformer3DModel):  # type: ignore[misc]
     over source and target, as ReCamMaster trains the same base; "shared", both 0 .. f-1.
     """
 
+    # FastWan was distilled with a sparse attention whose gates lie beside Wan's own weights; full attention has none.
+    _keys_to_ignore_on_load_unexpected = [r"\.to_gate_compress\."]  # noqa: RUF012
+
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,

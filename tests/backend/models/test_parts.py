@@ -193,6 +193,19 @@ def test_a_base_that_is_not_whole_or_not_safetensors_is_refused(base, tmp_path):
         load_base("nobody/has-this")  # and no network is asked
 
 
+def test_the_distilled_base_opens_without_its_sparse_attention(base, tmp_path):
+    """FastWan's repository holds a gate for every block; a user who chose Fast would be told to pull it again."""
+    (tmp_path / "config.json").write_bytes((base / "transformer" / "config.json").read_bytes())
+    weights = load_file(base / "transformer" / "diffusion_pytorch_model.safetensors")
+    gates = {f"blocks.{n}.to_gate_compress.{kind}": torch.zeros(24) for n in (0, 1) for kind in ("weight", "bias")}
+    save_file(weights | gates, tmp_path / "diffusion_pytorch_model.safetensors", {"format": "pt"})
+    loaded = load_base(tmp_path).state_dict()
+    assert loaded.keys() == weights.keys()
+    save_file(weights | {"blocks.0.other.weight": torch.zeros(1)}, tmp_path / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(BadFile, match=r'unexpected weight "blocks\.0\.other\.weight"'):
+        load_base(tmp_path)
+
+
 def test_a_part_needs_a_licence_and_an_adapter_of_ours(base, tmp_path):
     transformer = load_base(base)
     with pytest.raises(ValueError, match="licence"):
