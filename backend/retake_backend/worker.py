@@ -297,6 +297,12 @@ def small_jpeg(picture: NDArray[np.uint8]) -> bytes:
     return b""
 
 
+def volunteer() -> None:
+    """Let Linux, when memory runs out, end this process, which is started again, and not Blender with unsaved work."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
+
+
 def main() -> None:
     """Entry of `python -m retake_backend.worker`, started by the broker alone (`broker.supervisor.worker_command`)."""
     parser = argparse.ArgumentParser()
@@ -304,6 +310,7 @@ def main() -> None:
     parser.add_argument("--device", choices=get_args(device.Device), default="auto")
     parser.add_argument("--cores", type=int, default=0)
     arguments = parser.parse_args()
+    volunteer()
     had = device.restrict(arguments.device, arguments.cores)
     # Libraries print to stdout as they like: they get stderr, and the broker's channel a descriptor of its own.
     output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")

@@ -26,6 +26,8 @@ ZAP_DOMAIN = b"retake"
 HEARTBEAT_MS = 2000
 SILENCE_MS = 10_000
 _LARGEST_FRAME = 2 * CHUNK_BYTES
+_QUEUED = 256
+"""Messages that wait for a client that does not read: pictures are large."""
 _ZAP_ADDRESS = "inproc://zeromq.zap.01"
 
 Moved = Callable[[int, int], None]
@@ -83,6 +85,7 @@ def listen(context: zmq.Context[Any], keys: Keys, host: str = "127.0.0.1") -> tu
     socket.zap_domain = ZAP_DOMAIN
     # Without this a message to a client that reads too slowly, or has left, is dropped without a word.
     socket.router_mandatory = True
+    socket.sndhwm = _QUEUED
     port = socket.bind_to_random_port(f"tcp://{host}", min_port=49152, max_port=65535)
     return socket, f"tcp://{host}:{port}"
 

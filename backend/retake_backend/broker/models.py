@@ -189,6 +189,9 @@ class Models:
                 for name in changed
             )
             self.changed |= changed
+            for name in changed:
+                if entries[name].state == "installed" and self._entries[name].state != "installed":
+                    self._errors.pop(name, None)  # what failed before does not matter any more
             self._entries = entries
         if self._task and self._after and number >= self._after:
             self.changed.add(self._task.order.model)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -111,6 +112,17 @@ def test_a_job_for_which_memory_runs_out_fails_in_those_words(start_backend, sho
         assert "Window" in events[-1].data["remedy"]
         job = shot.submit(client, frames=(0, 2), refused_memory=1)
         assert "memory ran out" in list(client.events(job, timeout=60))[-1].data["what"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux chooses whom to end")
+def test_when_memory_runs_out_the_worker_goes_first(start_backend, worker_of):
+    backend = start_backend()
+    with backend.client() as client:
+        worker = worker_of(client)
+    processes = (worker.pid, backend.process.pid, os.getpid())
+    scores = [int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in processes]
+    assert scores[0] == 500
+    assert scores[0] > max(scores[1:])
 
 
 def test_frames_finished_before_an_error_are_not_lost(start_backend, shot):

@@ -183,6 +183,55 @@ def test_bad_data_requests_are_refused(data, fields, reason):
     assert data.header(**fields)["reason"] == reason
 
 
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"kind": "pull"}, "malformed"),
+        ({"kind": "pull", "model": None}, "malformed"),
+        ({"kind": "pull", "model": ["svd-xt"]}, "malformed"),
+        ({"kind": "pull", "model": "x" * 65}, "malformed"),
+        ({"kind": "pull", "model": "\ud800"}, "malformed"),
+        ({"kind": "pull", "model": "https://example.org/model"}, "no_model"),
+        ({"kind": "verify", "model": "/etc"}, "no_model"),
+        ({"kind": "remove", "model": ".."}, "no_model"),
+        ({"kind": "remove", "model": 5}, "malformed"),
+        ({"kind": "stop", "model": {}}, "malformed"),
+        ({"kind": "submit", "first_frame": "../../etc/passwd"}, "malformed"),
+        ({"kind": "submit", "first_frame": 5}, "malformed"),
+        ({"kind": "submit", "first_frame": "b" * 64}, "missing_assets"),
+    ],
+)
+def test_bad_control_requests_are_refused(where, fields, reason):
+    control = Raw(where, where.control)
+    job = {"job": "a" * 32, "name": "x", "settings": {}, "footage": "a" * 64, "solve": "a" * 64, "edit": "a" * 64}
+    assert control.header(**(job | fields if fields["kind"] == "submit" else fields))["reason"] == reason
+    assert control.header(kind="hello", versions=[1])["kind"] == "welcome"
+    control.close()
+
+
+def test_a_client_of_another_release_works(where, shared_backend, shot):
+    """Requests as the first release sent them, and with fields that only a later one could know."""
+    control = Raw(where, where.control)
+    with shared_backend.client() as client:
+        spec = shot.spec(client, frames=(0, 1))
+    words = {"footage": spec.footage_sha256, "solve": spec.solve_sha256, "edit": spec.edit_sha256, "name": "shot.mp4"}
+    for number, more in enumerate(({}, {"of_the_future": [1], "model": "svd-xt"})):
+        job = f"{number}" * 32
+        welcome = control.header(kind="hello", versions=[1], software="0.1", **more)
+        assert {"chosen", "worker", "engines", "device", "epoch", "nonce", "pid"} <= welcome.keys()
+        assert control.header(kind="submit", job=job, settings=spec.settings.to_json(), **words, **more)["job"] == job
+        assert control.header(kind="subscribe", job=job, epoch="", since=0, **more)["kind"] == "snapshot"
+        seen = []
+        while "done" not in seen:
+            event = json.loads(control.socket.recv_multipart()[0])
+            assert {"epoch", "job", "sequence", "time", "event", "data"} <= event.keys()
+            seen += [event["event"]] if event["job"] == job and event["sequence"] else []
+        assert seen == ["queued", "running", "frame", "frame", "frame", "done"]
+        control.close()
+        control = Raw(where, where.control)
+    control.close()
+
+
 @pytest.mark.parametrize("wrong", ["hash", "offset", "too much", "nothing", "another's"])
 def test_a_wrong_upload_leaves_nothing(shared_backend, where, data, wrong):
     def chunk(content, offset=0, socket=data):
