@@ -150,14 +150,16 @@ def test_a_long_shot_is_made_in_windows_each_conditioned_once(models, shot):
     assert any("3 windows" in note for note in engine.notes())
 
 
-def test_a_window_takes_over_the_frames_before_it(models, shot):
-    """The frames before the first overlap are the first window's own, and the join does not jump."""
+def test_a_window_takes_over_the_frames_before_it_and_fades_into_its_own(models, shot):
+    """Its first frames are what the window before made, through the VAE; the join is a fade between the two."""
     options = {"steps": 2, "window": 9, "overlap": 5, "show": False}
     long = rgb(render(EditByTrackEngine(), shot(13, options=options)))
     first = rgb(render(EditByTrackEngine(), shot(13, options=options, frames=(0, 9))))
     assert (long[:4] == first[:4]).all()
-    # In the overlap the second window repeats what it took over, but for what the VAE loses on the way.
-    assert (long[4] != long[12]).any()
+    codec = VideoCodec.load(models / BASE, memory.choose("cpu"))
+    repeated = codec.decode(codec.encode(first[4:9]))
+    share = (np.arange(1, 6) / 6).astype(np.float32)[:, None, None, None]
+    assert np.abs(long[4:9] - (first[4:9] * (1 - share) + repeated * share)).max() <= 0.51
 
 
 def test_a_rough_picture_comes_with_every_step_when_asked_for(models, shot):
@@ -305,7 +307,9 @@ def test_a_take_from_the_command_line(models, sample_shot, tmp_path):
         "--edit", sample_shot / "edited.edit.npz", "--frames", "0:9", "--out", tmp_path / "take",
         "--option", "steps=2", "--option", "working_size=96", "--option", "memory=cpu",
     ]  # fmt: skip
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stderr
     take = json.loads((tmp_path / "take" / "take.json").read_text())
     assert take["frames"] == [0, 9]
