@@ -106,6 +106,71 @@ def test_a_take_is_repeated_from_its_own_folder_to_the_byte(shot: Path) -> None:
         assert (shot / "again" / name).read_bytes() == (shot / "take" / name).read_bytes()
 
 
+# An engine that uses a first frame, without weights: it shows it once in place of every frame.
+SHOWING = """
+import numpy as np
+from retake_backend.engines.base import RenderedFrame
+
+class ShowingEngine:
+    name, version = "showing", "1"
+
+    def render(self, request, report):
+        start, stop = request.settings.frame_range(request.solve)
+        for index in range(start, stop):
+            yield RenderedFrame(index, request.first_frame, np.zeros(request.first_frame.shape[:2], np.uint8))
+
+    def notes(self):
+        return ()
+"""
+
+
+@pytest.fixture
+def showing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "showing_engine.py").write_text(SHOWING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("RETAKE_ENGINES", "showing_engine:ShowingEngine")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
+def test_an_edited_first_frame_lies_beside_the_take_and_makes_it_again(shot: Path, showing: None, suffix: str) -> None:
+    first = shot / f"first edit{suffix}"
+    picture = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
+    first.write_bytes(cv2.imencode(suffix, picture)[1].tobytes())
+    assert render(shot, "--engine", "showing", "--first-frame", first) == 0
+    kept = shot / "take" / "first_frame.png"
+    assert (kept.read_bytes() == first.read_bytes()) == (suffix == ".png")
+    np.testing.assert_array_equal(footage.read_image(kept), footage.read_image(first))
+    described = json.loads((shot / "take" / "take.json").read_text())
+    assert described["first_frame_sha256"] == footage.sha256(kept)
+    first.unlink()
+    again = ["render", "--take", str(shot / "take"), "--footage", str(shot / "clip.mp4"), "--out", str(shot / "again")]
+    assert cli.main(again) == 0
+    assert pixels(shot / "again") == pixels(shot / "take")
+    assert cli.main([*again, "--engine", "preview"]) == 0  # which does not look at it
+    assert not (shot / "again" / "first_frame.png").exists()
+    kept.write_bytes(b"another")
+    assert cli.main(again) == 2
+
+
+def test_a_first_frame_that_is_none_or_that_nobody_looks_at_is_refused(
+    shot: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut = shot / "cut.png"
+    cut.write_bytes(footage.encode_png(np.zeros((HEIGHT, WIDTH, 3), np.uint8))[:60])
+    use = ("--engine", "trajectory-attention", "--option", "use=first-frame")
+    for wrong in (shot / "clip.mp4", shot / "nowhere.png", shot, cut):
+        assert render(shot, *use, "--first-frame", wrong) == 2
+        told = capsys.readouterr().err
+        assert str(wrong) in told
+        assert "Choose a picture of the first frame" in told
+    good = shot / "good.png"
+    footage.write_png(good, np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    for engine in (("--engine", "preview"), use[:2]):
+        assert render(shot, *engine, "--first-frame", good) == 2
+        assert "--option use=first-frame" in capsys.readouterr().err
+    assert not (shot / "take").exists()
+
+
 def test_other_footage_is_not_taken_for_a_takes_own(shot: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert render(shot) == 0
     other = write_clip(shot / "other.mp4", FRAMES + 1)

@@ -144,7 +144,7 @@ class Followed:
             raise BadShot(
                 "this use starts from an edited picture of the first frame, and none is given.",
                 "first frame",
-                "Name one with --first-frame, or in Blender's panel with First Frame.",
+                "Name one with --first-frame, or in Blender's panel as Edited; Save First Frame there gives the one to paint on.",
             )
         height, width = picture.shape[:2]
         if abs(width * footage.height / (height * footage.width) - 1) > PROPORTIONS:

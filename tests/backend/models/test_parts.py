@@ -1,12 +1,13 @@
 """Trained parts: what is saved apart from the base comes back, and what does not belong is refused by name."""
 
 import json
+import shutil
 
 import pytest
 import torch
-from diffusers import WanPipeline, WanTransformer3DModel
+from diffusers import UNetSpatioTemporalConditionModel, WanPipeline, WanTransformer3DModel
 from retake_backend.conditioning.trajectory_attention import TrajectoryAttention
-from retake_backend.models.parts import load_base, load_parts, save_parts
+from retake_backend.models.parts import load_base, load_branches, load_parts, save_branches, save_parts
 from retake_backend.models.wan import LoraSettings, RetakeWanTransformer, add_lora
 from retake_shared.errors import BadFile
 from safetensors.torch import load_file, save_file
@@ -212,3 +213,76 @@ def test_a_part_needs_a_licence_and_an_adapter_of_ours(base, tmp_path):
         save_parts(tmp_path, transformer, base=NAME, licence=" ")
     with pytest.raises(ValueError, match='no adapter "retake"'):
         save_parts(tmp_path, transformer, base=NAME, licence="MIT", lora="retake")
+
+
+def tiny_svd(seed=0, channels=(32, 64)):
+    torch.manual_seed(seed)
+    return UNetSpatioTemporalConditionModel(
+        block_out_channels=channels,
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+        up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+        cross_attention_dim=32,
+        num_attention_heads=(2, 2),
+        projection_class_embeddings_input_dim=96,
+        addition_time_embed_dim=32,
+    )
+
+
+def run_svd(unet):
+    torch.manual_seed(3)
+    latents, image, ids = torch.randn(1, 3, 8, 8, 8), torch.randn(1, 1, 32), torch.tensor([[6.0, 127.0, 0.02]])
+    with torch.no_grad():
+        return unet(latents, torch.tensor(1.0), image, ids).sample
+
+
+def test_branches_of_stable_video_diffusion_come_back_joined_to_it(tmp_path):
+    unet = tiny_svd()
+    own = run_svd(unet)
+    branches = TrajectoryAttention.beside(unet)
+    for parameter in branches.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    save_branches(tmp_path, unet, branches, base="svd-xt", licence="CC-BY-4.0")
+    fresh = tiny_svd()
+    loaded = load_branches(tmp_path, fresh)
+    for name, value in branches.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
+    assert torch.equal(run_svd(fresh), own)
+    loaded.follow(torch.rand(1, 3, 5, 2), torch.ones(1, 3, 5, dtype=torch.bool))
+    assert not torch.equal(run_svd(fresh), own)
+    loaded.follow(None)
+    assert torch.equal(run_svd(fresh), own)
+
+
+def test_branches_of_another_base_are_refused_by_what_differs(base, tmp_path):
+    wan, unet = load_base(base), tiny_svd()
+    save_branches(tmp_path / "svd", unet, TrajectoryAttention.beside(unet), base="svd-xt", licence="CC0-1.0")
+    save_branches(tmp_path / "wan", wan, TrajectoryAttention.beside(wan), base=NAME, licence="CC0-1.0")
+    with pytest.raises(BadFile, match='another base, "svd-xt"'):
+        load_branches(tmp_path / "svd", wan)
+    with pytest.raises(BadFile, match=f'another base, "{NAME}"'):
+        load_branches(tmp_path / "wan", unet)
+    with pytest.raises(BadFile, match="block_out_channels is"):
+        load_branches(tmp_path / "svd", tiny_svd(channels=(32, 32)))
+    other = tiny_svd(seed=1)
+    with pytest.raises(BadFile, match="same shape but other weights"):
+        load_branches(tmp_path / "svd", other)
+    load_branches(tmp_path / "svd", other, other_weights=True)
+    with pytest.raises(BadFile, match="neither a conditioner nor a lora"):
+        load_branches(tmp_path, wan)
+
+
+def test_branches_beside_layers_that_the_base_lacks_are_refused(base, tmp_path):
+    wan = load_base(base)
+    save_branches(tmp_path, wan, TrajectoryAttention.beside(wan), base=NAME, licence="CC0-1.0")
+    config = tmp_path / "conditioner" / "config.json"
+    config.write_text(config.read_text("utf-8").replace("blocks.1.attn1", "blocks.7.attn1"), "utf-8")
+    with pytest.raises(BadFile, match=r"blocks\.7\.attn1"):
+        load_branches(tmp_path, wan)
+
+
+def test_a_lora_alone_is_no_branches(base, trained):
+    _, _, folder = trained
+    shutil.rmtree(folder / "conditioner")
+    with pytest.raises(BadFile, match="holds no trajectory branches"):
+        load_branches(folder, load_base(base))
