@@ -10,7 +10,8 @@ current one is stale and dropped.
 minutes, so that silence alone proves little. While it has a job, a worker therefore says `alive` every second, from a
 thread of its own, and whether it was working: using a CPU or reading from the disk. It is hung when
 
-    it says nothing at all for `lease_seconds`: frozen, or stuck inside a call that lets no other thread run
+    it says nothing at all for `lease_seconds`: frozen, or stuck inside a call that lets no other thread run (on a slow
+        disk, loading torch's libraries is such a call, and takes a minute)
     it lives, but neither gets on nor works for `still_seconds`: it waits for what does not come, such as a lock
     it works, but does not get on for `step_seconds`: it runs in circles
 
@@ -59,7 +60,7 @@ _OUT_OF_MEMORY = ("MemoryError", "can't allocate memory", "std::bad_alloc")
 class Patience:
     """How long a worker may be silent, see the module. cancel_seconds: how long it may take to stop."""
 
-    lease_seconds: float = 60.0
+    lease_seconds: float = 180.0
     still_seconds: float = 600.0
     step_seconds: float = 4 * 3600.0
     cancel_seconds: float = 5.0
