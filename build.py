@@ -356,6 +356,9 @@ def demo(arguments: argparse.Namespace) -> int:
 
 
 def bench(arguments: argparse.Namespace) -> int:
+    if arguments.gpu:  # the video model alone: Blender has no part in it
+        words = ["--json", Path(arguments.json).resolve()] if arguments.json else []
+        return attached([backend(find_pythons()).ready().bin(), ROOT / "tests/benchmarks/run.py", "--gpu", *words])
     with tempfile.TemporaryDirectory(prefix="retake-") as place:
         blender, back = blender_side(arguments, Path(place))
         words = ["--json", Path(arguments.json).resolve()] if arguments.json else []
@@ -516,6 +519,11 @@ def main() -> int:
             sub.add_argument("--solve", metavar="FILE", help="its solve, in any format that Retake reads")
         elif name == "bench":
             sub.add_argument("--json", metavar="FILE", help="also write the figures there")
+            sub.add_argument(
+                "--gpu",
+                action="store_true",
+                help="the video model alone, at its real size on the GPU; kept in results/",
+            )
         elif name == "package":
             sub.add_argument("--out", default="dist", metavar="DIR", help="where the archives go (./dist)")
             sub.add_argument(

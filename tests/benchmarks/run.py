@@ -10,6 +10,7 @@ import argparse
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,13 @@ FIGURES = {
     "wire_ratio": ("wire", "81 frames through the encrypted socket, against memcpy", "{:.1f}"),
     "preview_fps": ("preview", "preview at 672x384 with 2000 tracks", "{:.1f} frames/s"),
     "preview_remap_ratio": ("preview", "preview, against cv2.remap of the same frames", "{:.1f}"),
+    "diffusion_ratio": (
+        "diffusion",
+        "a forward of the video model, against its bare matrix products and attention",
+        "{:.2f}",
+    ),
+    "conditioner_percent": ("diffusion", "Edit-by-Track's conditioner, once, of 50 guided steps", "{:.2f} %"),
+    "standard_speedup": ("diffusion", "quality standard, times as fast as best (random weights)", "{:.2f} x"),
     "demo_seconds": ("demo", "the whole demo", "{:.1f} s"),
     "peak_mb_blender": ("demo", "peak memory of Blender's side in the demo", "{:.0f} MB"),
     "peak_mb_backend": ("demo", "peak memory of broker and worker in the demo", "{:.0f} MB"),
@@ -41,15 +49,21 @@ ON_BLENDERS_SIDE = ("scene",)
 def main() -> int:
     arguments = sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else sys.argv[1:]
     parser = argparse.ArgumentParser(description="Measure Retake.")
-    parser.add_argument("--part", choices=["scene", "wire", "preview"], help="measure this in this very process")
+    parser.add_argument(
+        "--part", choices=["scene", "wire", "preview", "diffusion"], help="measure this in this very process"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    parser.add_argument("--gpu", action="store_true", help="the video model alone, at its real size on the GPU")
     options = parser.parse_args(arguments)
     if options.part:
         print(MARK + json.dumps(_load(options.part).measure()), flush=True)
         return 0
 
+    if options.gpu:
+        return _gpu(options.json)
+
     parts = {}
-    for name in ("scene", "wire", "preview", "demo"):
+    for name in ("scene", "wire", "preview", "diffusion", "demo"):
         print(f"-- {name}", flush=True)
         parts[name] = _demo() if name == "demo" else _in_own_process(name)
     figures = {figure: parts[part][figure] for figure, (part, _, _) in FIGURES.items()}
@@ -57,6 +71,28 @@ def main() -> int:
     if options.json:
         detail = {figure: parts[part] for figure, (part, _, _) in FIGURES.items()}
         options.json.write_text(json.dumps({**figures, "parts": detail}, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _gpu(copy: Path | None) -> int:
+    """The video model at its real size; the table goes into results/ by device and date."""
+    from retake_shared.errors import RetakeError
+
+    diffusion = _load("diffusion")
+    try:
+        figures = diffusion.measure(gpu=True)
+    except RetakeError as error:
+        print(error, file=sys.stderr)
+        return 1
+    device = re.sub(r"\W+", "-", figures["diffusion_device"].partition(",")[0]).strip("-").lower()
+    place = diffusion.RESULTS / f"{device}-{figures['date']}"
+    diffusion.RESULTS.mkdir(exist_ok=True)
+    for path in (place, copy.with_suffix("") if copy else None):
+        if path is not None:
+            path.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+            path.with_suffix(".md").write_text(diffusion.markdown(figures), encoding="utf-8")
+            print(f"{path}.json, {path}.md")
+    _print_part("diffusion", figures)
     return 0
 
 
@@ -145,14 +181,18 @@ def _run(command: list[str], environ: dict[str, str]) -> str:
 
 def _print_table(figures: dict[str, float], parts: dict[str, dict[str, Any]]) -> None:
     for title, part in parts.items():
-        print(f"\n{title}")
-        for key, value in part.items():
-            for name, number in value.items() if isinstance(value, dict) else [(key, value)]:
-                print(f"  {name:44} {number:.4g}" if isinstance(number, float) else f"  {name:44} {number}")
+        _print_part(title, part)
     print(f"\n{'figure':20} {'value':>14}  what")
     for figure, value in figures.items():
         _, what, form = FIGURES[figure]
         print(f"{figure:20} {form.format(value):>14}  {what}")
+
+
+def _print_part(title: str, part: dict[str, Any]) -> None:
+    print(f"\n{title}")
+    for key, value in part.items():
+        for name, number in value.items() if isinstance(value, dict) else [(key, value)]:
+            print(f"  {name:44} {number:.4g}" if isinstance(number, float) else f"  {name:44} {number}")
 
 
 if __name__ == "__main__":
