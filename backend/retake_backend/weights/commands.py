@@ -57,7 +57,10 @@ def pull_models(store: WeightStore, names: Sequence[str], check: Callable[[], No
 def verify_models(store: WeightStore, names: Sequence[str], check: Callable[[], None]) -> int:
     """Hash every file of the named models, of all that are here when none is named; 1 when one is damaged."""
     code = 0
-    for name in names or [entry.model.name for entry in store.entries() if entry.state in ("installed", "damaged")]:
+    here = [entry.model.name for entry in store.entries() if entry.state in ("installed", "damaged")]
+    if not (names or here):
+        print(f"no model is installed in {store.folder}")
+    for name in names or here:
         try:
             with _Line(check) as line:
                 wrong = store.verify(name, line)

@@ -54,7 +54,7 @@ def import_folder(
     files = contents.files_of(model, folder)
     contents.check(model, files, folder, sizes=manifest is None or not manifest.random)
     total = sum(path.stat().st_size for path in files.values())
-    incoming = store.folder / INCOMING / name
+    incoming = store.folder / INCOMING / f"{name}.import"  # a pull that stopped stays beside until this is done
     with alone(store, name):
         free = shutil.disk_usage(store.folder).free
         if not link and total > free:
@@ -78,7 +78,8 @@ def import_folder(
                 borrowed=manifest.borrowed if manifest else None,
                 hashes=hashes,
             )
-            put_in_place(store, name)
+            put_in_place(store, name, incoming)
+            shutil.rmtree(store.folder / INCOMING / name, ignore_errors=True)
         except BaseException:
             shutil.rmtree(incoming, ignore_errors=True)
             raise

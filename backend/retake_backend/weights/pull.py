@@ -129,7 +129,7 @@ def pull(name: str, store: WeightStore, report: Report) -> Entry:
             borrowed=borrowed,
             hashes={file.name: file.sha256 for file in files if file.sha256},
         )
-        put_in_place(store, name)
+        put_in_place(store, name, incoming)
     return store.entry(name)
 
 

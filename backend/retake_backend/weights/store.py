@@ -6,10 +6,12 @@ there at their size. It comes to its name by one rename, so that half of a downl
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,8 +77,7 @@ class WeightStore:
         place = self.folder / name
         if not place.is_dir():
             here, total = self._incoming(model)
-            partial = (self.folder / INCOMING / name).is_dir()
-            return Entry(model, "partial" if partial else "missing", place, here, total, False, model.licence)
+            return Entry(model, "partial" if here else "missing", place, here, total, False, model.licence)
         try:
             manifest = read_manifest(place, name)
         except BadFile as error:
@@ -144,7 +145,7 @@ class WeightStore:
 
     def _remove(self, name: str) -> int:
         freed = 0
-        for folder in (self.folder / name, self.folder / INCOMING / name):
+        for folder in (self.folder / name, self.folder / INCOMING / name, self.folder / INCOMING / f"{name}.import"):
             if folder.is_symlink():
                 folder.unlink()
             elif folder.is_dir():
@@ -160,7 +161,7 @@ class WeightStore:
     def _incoming(self, model: Model) -> tuple[int, int]:
         """(bytes pulled, bytes in all) of a model that is on its way."""
         folder = self.folder / INCOMING / model.name
-        here = folder_size(folder) if folder.is_dir() else 0
+        here = folder_size(folder, without=PLAN)
         try:
             return here, int(json.loads((folder / PLAN).read_text("utf-8"))["total"])
         except (OSError, ValueError, KeyError, TypeError):
@@ -258,14 +259,14 @@ def further(report: Report, done: int, total: int, stage: str) -> Callable[[int]
     return lambda nbytes: report(done + nbytes, total, stage)
 
 
-def put_in_place(store: WeightStore, name: str) -> None:
+def put_in_place(store: WeightStore, name: str, whole: Path) -> None:
     """Give a whole model in `.incoming`, its manifest written, its place; another there is replaced."""
-    place, incoming = store.folder / name, store.folder / INCOMING / name
+    place = store.folder / name
     before = store.folder / INCOMING / f"{name}.removed"
     shutil.rmtree(before, ignore_errors=True)
     if place.exists():
         os.replace(place, before)
-    os.replace(incoming, place)
+    os.replace(whole, place)
     shutil.rmtree(before, ignore_errors=True)
 
 
@@ -288,13 +289,14 @@ def missing_weights(entries: Iterable[Entry]) -> MissingWeights:
     return MissingWeights(f"{'; '.join(said)}.", f"Run: {'; '.join(remedies)}.{note}", [e.model for e in entries])
 
 
-def folder_size(folder: Path, only_freed: bool = False) -> int:
+def folder_size(folder: Path, only_freed: bool = False, without: str = "") -> int:
     """Bytes of the files in a folder; only_freed: without those that another model has too (hard links)."""
     total = 0
-    for path in folder.rglob("*"):
-        if path.is_file() and not path.is_symlink():
-            found = path.stat()
-            total += 0 if only_freed and found.st_nlink > 1 else found.st_size
+    for path in folder.rglob("*") if folder.is_dir() else ():
+        with contextlib.suppress(FileNotFoundError):  # a pull that goes on renames its files
+            found = path.lstat()
+            if stat.S_ISREG(found.st_mode) and path.name != without and not (only_freed and found.st_nlink > 1):
+                total += found.st_size
     return total
 
 

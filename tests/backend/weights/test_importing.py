@@ -200,7 +200,18 @@ def test_an_import_that_is_stopped_leaves_nothing(store: WeightStore, folder: Pa
     with pytest.raises(Cancelled):
         import_folder(NAME, folder, store, stop)
     assert store.entry(NAME).state == "missing"
-    assert not (store.folder / ".incoming" / NAME).exists()
+    assert not [path for path in store.folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
+
+
+def test_what_a_pull_had_so_far_is_kept_until_an_import_succeeds(store: WeightStore, folder: Path) -> None:
+    pulled = write_folder({"vae/x.part": b"x" * 1000}, store.folder / ".incoming" / NAME)
+    (folder / "model_index.json").rename(folder / "aside")
+    with pytest.raises(BadFile):
+        import_folder(NAME, folder, store, quiet)
+    assert (store.entry(NAME).state, store.entry(NAME).nbytes) == ("partial", 1000)
+    (folder / "aside").rename(folder / "model_index.json")
+    import_folder(NAME, folder, store, quiet)
+    assert not pulled.exists()
 
 
 def test_a_disk_that_is_too_small_is_told_before_copying(store: WeightStore, folder: Path) -> None:

@@ -119,7 +119,9 @@ def test_parts_that_nobody_published_are_not_asked_for(retake: Retake, hub: Loca
     assert not hub.asked
 
 
-def test_a_disk_that_is_too_small_is_told_before_anything_comes(retake: Retake, hub: LocalHub) -> None:
+def test_a_disk_that_is_too_small_is_told_before_anything_comes(
+    retake: Retake, hub: LocalHub, store: WeightStore
+) -> None:
     hub.repositories[VACE].listed_bytes[BIG] = 10**17
     failed = retake("pull", "wan2.1-vace-1.3b")
     assert failed.code == 2
@@ -127,6 +129,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_comes(retake: Retake, 
     assert "free" in failed.err
     assert "RETAKE_MODELS" in failed.err
     assert not hub.sent
+    assert store.entry("wan2.1-vace-1.3b").state == "missing"
 
 
 def test_what_two_models_share_is_fetched_and_kept_once(retake: Retake, hub: LocalHub, store: WeightStore) -> None:
