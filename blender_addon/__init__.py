@@ -4,7 +4,7 @@
 """
 
 from . import cli, panels, preferences, properties, rendering
-from .operators import backend, camera, choosing, editing, first_frame, generating, importing, models, taking
+from .operators import backend, camera, choosing, editing, fetching, first_frame, generating, importing, taking
 
 _MODULES = (
     properties,
@@ -18,7 +18,7 @@ _MODULES = (
     generating,
     taking,
     backend,
-    models,
+    fetching,
     panels,
     cli,
 )

@@ -12,11 +12,14 @@ from . import models, rendering
 MODEL_ICONS = {"missing": "IMPORT", "partial": "SORTTIME", "installed": "CHECKMARK", "damaged": "ERROR"}
 
 
-def wrapped(layout: bpy.types.UILayout, context: bpy.types.Context, text: str, icon: str = "NONE") -> None:
-    """Labels for a text of any length, broken at the region's width."""
+def wrapped(
+    layout: bpy.types.UILayout, context: bpy.types.Context, text: str, icon: str = "NONE", inset: int = 0
+) -> None:
+    """Labels for a text of any length, broken at the region's width. inset: pixels that boxes around it take."""
     width = context.region.width if context.region else 220
     scale = context.preferences.system.ui_scale or 1.0  # 0 without a window
-    characters = max(16, int((width / scale - 50) / 6.1))
+    inset += 50 if icon == "NONE" else 66
+    characters = max(16, int((width / scale - inset) / 6.1))
     column = layout.column(align=True)
     column.scale_y = 0.8
     for paragraph in text.splitlines():
@@ -36,10 +39,10 @@ def draw_model(layout: bpy.types.UILayout, context: bpy.types.Context, model: Mo
     words = models.size_in_words(model.nbytes)
     end.label(text=f"{models.IN_WORDS.get(model.state, model.state)}, {words}" if manage else words)
     if model.licence:
-        row = column.row(align=True)
-        row.label(text=model.licence, icon="BLANK1")
         if model.licence_url.startswith("https://"):
-            row.operator("wm.url_open", text="Licence", icon="URL").url = model.licence_url
+            column.operator("wm.url_open", text=model.licence, icon="URL").url = model.licence_url
+        else:
+            column.label(text=model.licence, icon="BLANK1")
     if model.random and manage:
         column.label(text="Random weights, for trials: its takes are noise", icon="BLANK1")
     if model.task:
@@ -48,7 +51,7 @@ def draw_model(layout: bpy.types.UILayout, context: bpy.types.Context, model: Mo
         _draw_buttons(column, context, model, manage)
     if model.error:
         told = (f"{model.error.get('what', '')} {model.error.get('remedy', '')}").strip()
-        wrapped(column, context, told, "ERROR")
+        wrapped(column, context, told[:1].upper() + told[1:], "ERROR", 20)
 
 
 def draw_models(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
@@ -78,11 +81,14 @@ def _draw_task(layout: bpy.types.UILayout, model: ModelState) -> None:
 
 
 def _draw_buttons(layout: bpy.types.UILayout, context: bpy.types.Context, model: ModelState, manage: bool) -> None:
+    wanted = model.state != "installed" or model.random
+    if wanted and model.kind == "parts":
+        wrapped(layout, context, "Nobody has published these weights: train them, or import a folder.", "BLANK1", 20)
+    elif wanted and not bpy.app.online_access:
+        wrapped(layout, context, "Online Access is off in Blender's preferences, under System.", "BLANK1", 20)
     row = layout.row(align=True)
-    if model.state != "installed" or model.random:
-        if model.kind == "parts":
-            wrapped(layout, context, "Nobody has published these weights: train them, or import a folder.", "BLANK1")
-        else:
+    if wanted:
+        if model.kind != "parts":
             text = {"partial": "Get the Rest", "damaged": "Get Again"}.get(model.state, "Get")
             row.operator("retake.pull_model", text=text, icon="IMPORT").model = model.name
         row.operator("retake.import_model", text="Import…", icon="FILE_FOLDER").model = model.name

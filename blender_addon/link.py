@@ -307,7 +307,8 @@ class Link:
 
     def _give_up(self, error: RetakeError) -> None:
         self._wanted, self._lost_since = False, 0.0
-        self._say(Backend("off", error.what if isinstance(error, StartFailed) else str(error), error.remedy))
+        what = f"{error.where}: {error.what}" if error.where and not isinstance(error, StartFailed) else error.what
+        self._say(Backend("off", what, error.remedy))
         while self._jobs:
             self._fail(error)
 

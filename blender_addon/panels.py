@@ -263,9 +263,8 @@ class RETAKE_PT_generate(_ShotTab, bpy.types.Panel):
             return
         for text in _warnings(context):
             wrapped(layout, context, text, "INFO")
-        lacking = rendering.lacking(root)
-        if lacking:
-            wrapped(layout, context, f"{lacking}.", "ERROR")
+        if rendering.lacking(root):
+            wrapped(layout, context, "Its weights are missing, see above.", "ERROR")
         row = layout.row()
         row.scale_y = 1.6
         row.operator("retake.generate", text="Generate Take", icon="RENDER_ANIMATION")
@@ -280,9 +279,8 @@ def draw_weights(
     missing = models.missing(shot.engine_name, options)
     state = context.window_manager.retake.backend_state
     if missing is None and state in ("OFF", "LOST"):
-        row = layout.row(align=True)
-        row.label(text="Are its weights here?", icon="QUESTION")
-        row.operator("retake.start_backend", text="Start Backend")
+        wrapped(layout, context, "Start the backend to see whether its weights are here.", "QUESTION")
+        layout.operator("retake.start_backend", text="Start Backend")
     elif missing is None:
         layout.label(text="Looking for its weights…", icon="SORTTIME")
     for model in missing or ():

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import bpy
 
-STEP_LIMIT = 120
+STEP_LIMIT = float(os.environ.get("STEP_LIMIT", 120))
 """Seconds after which a step that waits for something has failed."""
 
 
@@ -190,7 +190,9 @@ def drive(session):
         try:
             if waiting is not None:
                 if not waiting():
-                    assert time.monotonic() < deadline, "waited too long"
+                    assert time.monotonic() < deadline, (
+                        f"waited too long; the backend: {bpy.context.window_manager.retake.backend_message}"
+                    )
                     return 0.05
                 waiting = None
             wish = next(session)

@@ -120,7 +120,7 @@ class RETAKE_OT_import_model(bpy.types.Operator):
             return {"CANCELLED"}
         rendering.errands["import"] = None
         found = models.find(self.model)
-        replace = found is not None and found.state == "damaged"
+        replace = found is not None and found.state in ("installed", "damaged")
         rendering.link(context).import_model(self.model, folder, replace)
         return rendering.errand_begun(self, "import")
 
