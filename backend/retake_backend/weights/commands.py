@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -162,14 +163,16 @@ class _Line:
         now = time.monotonic()
         if self._first < 0:
             self._first, self._began = done, now
-        words = f"{stage}: {size_in_words(done)} of {size_in_words(total)}"
+        words = f"{size_in_words(done)} of {size_in_words(total)}"
         if self._terminal:
             if now - self._last < 0.1:
                 return
             self._last = now
             rate = (done - self._first) / max(now - self._began, 1e-3)
-            speed = f", {size_in_words(int(rate))}/s" if rate > 0 else ""
-            print(f"\r\x1b[K{words}{speed}", end="", file=sys.stderr, flush=True)
+            if rate > 0:
+                words += f", {size_in_words(int(rate))}/s, {(total - done) / rate / 60:.0f} min left"
+            columns = shutil.get_terminal_size().columns
+            print(f"\r\x1b[K{f'{words}: {stage}'[: columns - 1]}", end="", file=sys.stderr, flush=True)
         elif total and 10 * done // total != self._tenth:
             self._tenth = 10 * done // total
-            print(words, file=sys.stderr, flush=True)
+            print(f"{words}: {stage}", file=sys.stderr, flush=True)

@@ -114,21 +114,7 @@ def pull(name: str, store: WeightStore, report: Report) -> Entry:
         report(total, total, "checking")
         contents.check(model, contents.files_of(model, incoming), incoming, sizes=False)
         (incoming / PLAN).unlink()
-        commit = next(file.commit for file in files if file.repository == model.repository)
-        borrowed = {
-            file.name.split("/")[0]: {"repository": file.repository, "commit": file.commit}
-            for file in files
-            if file.repository != model.repository
-        }
-        write_manifest(
-            incoming,
-            name,
-            repository=model.repository,
-            commit=commit,
-            licence=model.licence,
-            borrowed=borrowed,
-            hashes={file.name: file.sha256 for file in files if file.sha256},
-        )
+        _describe(model, files, incoming)
         put_in_place(store, name, incoming)
     return store.entry(name)
 
@@ -235,6 +221,21 @@ def _finish(file: HubFile, incoming: Path, progress: Callable[[int], None]) -> N
     with part.open("rb+") as written:
         os.fsync(written.fileno())
     os.replace(part, incoming / file.name)
+
+
+def _describe(model: Model, files: list[HubFile], incoming: Path) -> None:
+    """Write the manifest of what was pulled."""
+    commits = {file.repository: file.commit for file in files}
+    borrowed = {folder: {"repository": lender, "commit": commits[lender]} for folder, lender in model.borrows.items()}
+    write_manifest(
+        incoming,
+        model.name,
+        repository=model.repository,
+        commit=commits[model.repository],
+        licence=model.licence,
+        borrowed=borrowed,
+        hashes={file.name: file.sha256 for file in files if file.sha256},
+    )
 
 
 def _take_over_damaged(place: Path, incoming: Path) -> None:

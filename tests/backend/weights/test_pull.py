@@ -5,9 +5,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from retake_backend.weights.store import WeightStore
+from retake_backend.weights.store import WeightStore, write_manifest
 
-from .conftest import SHARDS, SVD, T2V, VACE, WEIGHTS, Ran, as_json, weights
+from .conftest import SHARDS, SVD, T2V, VACE, WEIGHTS, Ran, as_json, weights, write_folder
 from .local_hub import LocalHub
 
 Retake = Callable[..., Ran]
@@ -63,6 +63,16 @@ def test_a_file_that_is_not_what_the_hub_names_is_refused(retake: Retake, hub: L
     hub.altered.clear()
     assert retake("pull", "wan2.1-vace-1.3b").code == 0
     assert retake("verify", "wan2.1-vace-1.3b").code == 0
+
+
+def test_random_weights_give_way_to_the_real_ones(retake: Retake, store: WeightStore) -> None:
+    """Who tried the demo has them under the same names."""
+    place = write_folder({"model_index.json": b"{}"}, store.folder / "wan2.1-vace-1.3b")
+    write_manifest(place, "wan2.1-vace-1.3b", random=True)
+    assert store.random("wan2.1-vace-1.3b")
+    assert retake("pull", "wan2.1-vace-1.3b").code == 0
+    assert not store.random("wan2.1-vace-1.3b")
+    assert (place / BIG).exists()
 
 
 def test_a_gated_model_says_where_to_accept_its_licence(retake: Retake, hub: LocalHub, store: WeightStore) -> None:
