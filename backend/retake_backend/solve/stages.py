@@ -75,7 +75,8 @@ class PointTracks:
     @property
     def lengths(self) -> NDArray[np.int64]:
         """(N,) in how many frames each point is visible."""
-        return self.visible.sum(0, dtype=np.int64)
+        lengths: NDArray[np.int64] = self.visible.sum(0, dtype=np.int64)
+        return lengths
 
     def select(self, which: NDArray[Any]) -> PointTracks:
         """The points that a mask (N,) or an index array names, in that order."""
