@@ -214,10 +214,23 @@ def test_stable_video_diffusion_tells_grows_and_stops(request_of):
     assert seen[-1].stage == "denoising"
     assert (seen[-1].done, seen[-1].total) == (1, 2)
     assert seen[-1].picture.shape == (8, 8, 3)
-    settings = request.settings.changed({"prompt": "a room", "options": {"steps": 1, "guidance": 1.0, "show": False}})
+    options = {"steps": 1, "guidance": 1.0, "show": False}
+    settings = request.settings.changed({"prompt": "a room", "frames": (2, LENGTH), "options": options})
     _, notes = made(type(request)(request.footage, request.solve, request.edit, settings))
     assert "Stable Video Diffusion has no strength, prompt: left out." in notes
     assert not any("starts from the preview at strength" in note for note in notes)
+    # At frame 2 the edited camera has moved already.
+    assert any("starts from the preview of it" in note for note in notes)
+
+
+def test_few_step_weights_take_the_branches_of_their_base(request_of, models, tmp_path, monkeypatch):
+    for name in ("wan2.1-t2v-1.3b", "trajectory-attention"):
+        (tmp_path / name).symlink_to(models / name)
+    write_random("fastwan2.1-t2v-1.3b", tmp_path / "fastwan2.1-t2v-1.3b")
+    monkeypatch.setenv("RETAKE_MODELS", str(tmp_path))
+    _, notes = made(request_of(quality="fast"))
+    assert any("few-step scheduler" in note for note in notes)
+    assert any("tracks guide" in note for note in notes)
 
 
 def test_stable_video_diffusion_makes_long_ranges_25_frames_at_a_time():
