@@ -235,7 +235,7 @@ class DiffusionEngine(ABC):
         return (settings.prompt, settings.negative_prompt) if schedule.guidance > 1 else (settings.prompt,)
 
     def speed_up(self, model: Model, wanted: Loading, steps: int) -> tuple[str, ...]:
-        """Make the loaded denoiser fast for a run of so many steps; notes for the take."""
+        """Make the loaded denoiser fast for a run of so many steps; what was done, in a few words each."""
         return speed.prepare(model.transformer, wanted.profile, wanted.options["quality"], steps)
 
     def produce(self, model: Model, job: WindowJob) -> Picture:
@@ -442,8 +442,11 @@ class _Run:
             key = (type(self.engine).__qualname__, stamps, self.profile, self.engine.load_key(self.options))
             report(Progress("loading the model", 0, 1))
             self.model = resident.keep(key, lambda: self.engine.load(wanted))
-            for note in (*self.model.notes, *self.engine.speed_up(self.model, wanted, self.schedule.steps)):
+            for note in self.model.notes:
                 self.note(note)
+            faster = self.engine.speed_up(self.model, wanted, self.schedule.steps)
+            if faster:
+                self.note(f"Speed: {', '.join(faster)}.")
         return self.model
 
     def _smaller_until_it_fits(self, work: Callable[[], Value], report: Report) -> Value:
