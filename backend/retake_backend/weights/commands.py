@@ -169,7 +169,7 @@ class _Line:
                 return
             self._last = now
             rate = (done - self._first) / max(now - self._began, 1e-3)
-            if rate > 0:
+            if now - self._began > 3 and rate > 0:  # before, it would be a guess
                 words += f", {size_in_words(int(rate))}/s, {(total - done) / rate / 60:.0f} min left"
             columns = shutil.get_terminal_size().columns
             print(f"\r\x1b[K{f'{words}: {stage}'[: columns - 1]}", end="", file=sys.stderr, flush=True)
