@@ -25,7 +25,7 @@ from ..models.codec import VideoCodec
 from .base import Progress, RenderedFrame, RenderRequest, Report
 from .diffusion.engine import DiffusionEngine, Loading, Model, WindowJob
 from .diffusion.framing import Fitted
-from .diffusion.repainting import SEAM, painted_over, repaint_mask
+from .diffusion.repainting import SEAM, painted_over, whole_cells, widened
 from .diffusion.reprojection import Reprojection
 
 Picture = NDArray[np.uint8]
@@ -37,8 +37,8 @@ class Control:
     """What VACE is given for one window, at the model's size.
 
     frames: (F, h, w, 3) uint8, what is kept: the preview, and first the frames taken over from the window before.
-    painted: (F, h, w) bool, what the model paints in the take. generated: the same without the frames taken over,
-    which are painted already.
+    painted: (F, h, w) bool, what of the take is the model's painting. generated: (F, h, w) bool, what the model makes
+    anew: the cells that `painted` touches, without the frames taken over, which are painted already.
     """
 
     frames: Picture
@@ -163,8 +163,8 @@ class _Joining:
         for at, index in enumerate(np.minimum(job.indices, self.preview.stop - 1)):
             moved = self.preview.frames([int(index)], job.report)
             frames[at], holes[at] = self.fitted.bring(moved.rgb[0]), self._brought(moved.holes[0])
-        painted = repaint_mask(holes, self.options["grow"])
-        generated = painted.copy()
+        painted = widened(holes, self.options["grow"])
+        generated = whole_cells(painted)
         if job.before is not None:
             frames[: len(job.before)] = job.before
             generated[: len(job.before)] = False
@@ -184,7 +184,7 @@ class _Joining:
             return frame
         if not holes.any():
             return replace(frame, rgb=footage)
-        painted = repaint_mask(self._brought(holes)[None], self.options["grow"])[0]
+        painted = widened(self._brought(holes)[None], self.options["grow"])[0]
         size = self.preview.size
         painted = self.fitted.take_back(painted.astype(np.uint8) * 255, size) > 127
         seam = SEAM * size[0] / self.fitted.content[0]

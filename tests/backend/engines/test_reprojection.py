@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from retake_backend.engines.base import Progress, RenderRequest
 from retake_backend.engines.diffusion import reprojection
-from retake_backend.engines.diffusion.repainting import painted_over, repaint_mask
+from retake_backend.engines.diffusion.repainting import painted_over, whole_cells, widened
 from retake_backend.engines.diffusion.reprojection import Moved, Reprojection
 from retake_shared.errors import Cancelled
 from retake_shared.shot import Edit, RenderSettings
@@ -105,24 +105,25 @@ def test_progress_is_told_and_a_cancel_stops_it(pushed_aside: RenderRequest) -> 
 # --- what is painted, and how it joins ---
 
 
-def test_holes_widen_by_a_circle_and_fill_the_cells_they_touch() -> None:
-    holes = np.zeros((3, 32, 48), bool)
-    holes[0, 11, 20] = True
-    holes[2, 0, 47] = True
-    mask = repaint_mask(holes, grow=4, specks=0)
-    expected = np.zeros((3, 32, 48), bool)
-    expected[0, 8:16, 16:32] = True  # columns 16 .. 24
-    expected[0, 0:8, 16:24] = True  # up to row 7, and there at column 20 alone
-    expected[2, 0:8, 40:48] = True
-    np.testing.assert_array_equal(mask, expected)
+def test_holes_widen_by_a_circle() -> None:
+    holes = np.zeros((2, 32, 48), bool)
+    holes[0, 11, 20] = holes[0, 0, 47] = True
+    mask = widened(holes, grow=4, specks=0)
+    rows, columns = np.nonzero(mask[0, 7:16, 16:25])
+    assert mask[0, 7, 20]
+    assert mask[0, 11, 24]
+    assert np.hypot(rows - 4, columns - 4).max() < 4.5
+    assert mask[0, :5, 43:].sum() > 12
+    assert not mask[1].any()
+    np.testing.assert_array_equal(widened(holes, grow=0, specks=0), holes)
 
 
-def test_not_growing_still_takes_whole_cells_and_no_more() -> None:
-    holes = np.zeros((1, 16, 16), bool)
-    holes[0, 8:16, 8:16] = True
-    np.testing.assert_array_equal(repaint_mask(holes, grow=0), holes)
-    holes[0, 8, 8:16] = False
-    assert repaint_mask(holes, grow=0).sum() == 64
+def test_cells_are_made_anew_as_a_whole_and_no_others() -> None:
+    mask = np.zeros((3, 32, 48), bool)
+    mask[0, 11, 20] = mask[2, 7, 40] = mask[2, 8, 47] = True
+    expected = np.zeros_like(mask)
+    expected[0, 8:16, 16:24] = expected[2, 0:16, 40:48] = True
+    np.testing.assert_array_equal(whole_cells(mask), expected)
 
 
 def test_single_pixels_are_not_painted_but_a_torn_edge_of_them_is() -> None:
@@ -130,11 +131,9 @@ def test_single_pixels_are_not_painted_but_a_torn_edge_of_them_is() -> None:
     holes[0, 20:24, 20:24] = True  # 16 px
     holes[1, 4:60:3, 30] = True  # 19 px of one torn edge
     holes[2, 10:60:20, 10:60:20] = True  # 9 px far from each other
-    mask = repaint_mask(holes, grow=0)
-    np.testing.assert_array_equal(mask.any((1, 2)), [False, True, False])
-    assert mask[1, :, 24:32].all()
+    np.testing.assert_array_equal(widened(holes, grow=0), holes & np.array([False, True, False])[:, None, None])
     holes[0, 24, 20] = True
-    assert repaint_mask(holes, grow=0)[0].sum() == 2 * 64
+    np.testing.assert_array_equal(widened(holes, grow=0)[0], holes[0])
 
 
 def test_footage_is_untouched_away_from_the_painting() -> None:

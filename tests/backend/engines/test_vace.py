@@ -23,7 +23,7 @@ from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepSchedu
 from retake_backend import cli
 from retake_backend.engines.base import Progress, RenderedFrame, RenderRequest
 from retake_backend.engines.diffusion.engine import Loading, Model, WindowJob
-from retake_backend.engines.diffusion.repainting import SEAM, repaint_mask
+from retake_backend.engines.diffusion.repainting import SEAM, whole_cells, widened
 from retake_backend.engines.vace import Control, VaceEngine, control_video
 from retake_backend.models import memory, resident
 from retake_backend.models.random_weights import write_random
@@ -156,8 +156,8 @@ def test_the_control_is_the_preview_and_exact_grey_where_nothing_is_shown(shot: 
     frames = preview(shot, aside, frames=(0, 5))
     np.testing.assert_array_equal(control.frames, np.stack([fitted.bring(frame.rgb) for frame in frames]))
     holes = np.stack([fitted.bring(frame.holes) > 0 for frame in frames])
-    np.testing.assert_array_equal(control.generated, repaint_mask(holes, 8))
-    assert control.generated[holes].all()
+    np.testing.assert_array_equal(control.painted, widened(holes, 8))
+    np.testing.assert_array_equal(control.generated, whole_cells(control.painted))
     video = control_video(control.frames, control.generated)
     assert (video[0].permute(1, 2, 3, 0)[torch.from_numpy(control.generated)] == 0).all()
     kept = video[0].permute(1, 2, 3, 0).numpy()[~control.generated]

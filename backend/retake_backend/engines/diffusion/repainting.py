@@ -15,22 +15,27 @@ SEAM = 8.0
 """px of the model's picture over which the footage's own pixels take over from the painting."""
 
 
-def repaint_mask(holes: Mask, grow: int, specks: int = SPECK, block: int = 8) -> Mask:
-    """Where the model paints: `holes` (F, H, W) widened by `grow` px, then every block x block cell they touch.
+def widened(holes: Mask, grow: int, specks: int = SPECK) -> Mask:
+    """Where the take is painted: `holes` (F, H, W) widened by `grow` px.
 
-    A cell of latents holds block x block px: it is painted or kept as a whole. Holes of up to `specks` px are left out:
-    a painted cell would be more of a change than what fills them. H and W are multiples of `block`.
+    Holes of up to `specks` px are left out: a painted cell would be more of a change than what the preview fills in.
     """
-    height, width = holes.shape[1:]
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * grow + 1, 2 * grow + 1))
     mask = np.zeros_like(holes)
     for out, hole in zip(mask, holes, strict=True):
-        if not hole.any():
-            continue
-        wide = cv2.dilate(_without_specks(hole, specks).astype(np.uint8), kernel)
-        cells = wide.reshape(height // block, block, width // block, block).any((1, 3))
-        out[:] = cells.repeat(block, 0).repeat(block, 1)
+        if hole.any():
+            out[:] = cv2.dilate(_without_specks(hole, specks).astype(np.uint8), kernel) > 0
     return mask
+
+
+def whole_cells(mask: Mask, block: int = 8) -> Mask:
+    """Every block x block cell that `mask` (F, H, W) touches; H and W are multiples of `block`.
+
+    A cell of latents holds block x block px: the model makes it anew or keeps it as a whole.
+    """
+    frames, height, width = mask.shape
+    cells = mask.reshape(frames, height // block, block, width // block, block).any((2, 4))
+    return cells.repeat(block, 1).repeat(block, 2)
 
 
 def _without_specks(hole: Mask, specks: int) -> Mask:
