@@ -19,7 +19,7 @@ from ..errors import BadFile, RetakeError
 MAX_ARRAY_BYTES = 4 << 30
 """One array of a solve: 2,000 depth maps of 720 x 720 px. More than that is not a solve that Blender could hold."""
 
-_DAMAGED = "Copy or export the file again: it is damaged or incomplete."
+DAMAGED = "Copy or export the file again: it is damaged or incomplete."
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def reading(where: str) -> Iterator[None]:
     except PermissionError as error:
         raise BadFile("may not be read.", where, "Check the file's permissions.") from error
     except Exception as error:  # a dozen kinds, none of them documented by the libraries that raise them
-        raise BadFile(f"cannot be read ({type(error).__name__}: {error!s:.120}).", where, _DAMAGED) from error
+        raise BadFile(f"cannot be read ({type(error).__name__}: {error!s:.120}).", where, DAMAGED) from error
 
 
 @dataclass(frozen=True)
@@ -49,22 +49,24 @@ class Header:
 class NpzFile:
     """The arrays of one .npz. Use as a context manager; only headers are read until `read` asks for an array.
 
-    path: the file. headers: key -> Header. Raises BadFile when the file is no .npz, or an array is damaged.
+    path: the file. content: where its bytes are when they lie inside another file. headers: key -> Header. Raises
+    BadFile when the file is no .npz, or an array is damaged.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, content: IO[bytes] | None = None) -> None:
         self.path = path
         self.headers: dict[str, Header] = {}
         with reading(str(path)):
-            if not zipfile.is_zipfile(path):
-                raise BadFile("is not an .npz file, or its end is missing.", str(path), _DAMAGED)
-            self._zip = zipfile.ZipFile(path)
+            source = path if content is None else content
+            if not zipfile.is_zipfile(source):
+                raise BadFile("is not an .npz file, or its end is missing.", str(path), DAMAGED)
+            self._zip = zipfile.ZipFile(source)
         try:
             for info in self._zip.infolist():
                 if info.filename.endswith(".npy"):
                     key = info.filename.removesuffix(".npy")
                     with reading(f"{path}: {key}"), self._zip.open(info) as stream:
-                        self.headers[key] = _read_header(stream)
+                        self.headers[key] = read_header(stream)
         except BaseException:
             self._zip.close()
             raise
@@ -106,8 +108,8 @@ class NpzFile:
             )
         if header.dtype.kind not in kinds:
             raise BadFile(f"has type {header.dtype}.", where, "Expected numbers." if "f" in kinds else "")
-        if shapes and not any(_fits(header.shape, shape) for shape in shapes):
-            expected = " or ".join(_spell(shape) for shape in shapes)
+        if shapes and not any(fits(header.shape, shape) for shape in shapes):
+            expected = " or ".join(spell(shape) for shape in shapes)
             raise BadFile(f"has shape {header.shape}.", where, f"Expected {expected}.")
         size = prod(header.shape) * header.dtype.itemsize
         if size > MAX_ARRAY_BYTES:
@@ -118,9 +120,9 @@ class NpzFile:
             )
         with reading(where):
             if size > self._zip.getinfo(key + ".npy").file_size:
-                raise BadFile(f"claims {size} bytes, but the file holds fewer.", where, _DAMAGED)
+                raise BadFile(f"claims {size} bytes, but the file holds fewer.", where, DAMAGED)
             with self._zip.open(key + ".npy") as stream:
-                _read_header(stream)
+                read_header(stream)
                 data = stream.read(size)
                 stream.read(1)  # reaching the end makes zipfile compare the checksum
             flat = np.frombuffer(data, header.dtype)  # raises when bytes are missing
@@ -132,7 +134,7 @@ class NpzFile:
         return str(value[()]) if value.ndim == 0 else [str(v) for v in value.reshape(-1)]
 
 
-def _read_header(stream: IO[bytes]) -> Header:
+def read_header(stream: IO[bytes]) -> Header:
     version = np.lib.format.read_magic(stream)
     if version == (1, 0):
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
@@ -145,9 +147,9 @@ def _read_header(stream: IO[bytes]) -> Header:
     return Header(tuple(int(n) for n in shape), dtype, bool(fortran))
 
 
-def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+def fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
     return len(shape) == len(wanted) and all(w is None or w == s for s, w in zip(shape, wanted, strict=True))
 
 
-def _spell(shape: tuple[int | None, ...]) -> str:
+def spell(shape: tuple[int | None, ...]) -> str:
     return "(" + ", ".join("any" if n is None else str(n) for n in shape) + ")"
