@@ -46,6 +46,8 @@ LEAST_GUIDANCE, MOST_GUIDANCE = 1.0, 3.0
 FPS, MOTION_BUCKET, NOISE = 7, 127, 0.02
 _DECODED_AT_ONCE = {"24": 8, "12": 4, "8": 2, "6": 1, "cpu": 8}
 """Frames per pass of the decoder, which mixes them: more are steadier and need more memory."""
+OVERLAP = 5
+"""Frames that a window takes over from the one before (chosen)."""
 _SILENT = {"strength": 1.0, "start": "preview", "scheduler": "auto", "shift": 0.0, "window": 81, "overlap": 17}
 """Options that mean nothing here, at their defaults."""
 
@@ -53,7 +55,8 @@ _SILENT = {"strength": 1.0, "start": "preview", "scheduler": "auto", "shift": 0.
 class SvdTrajectories(DiffusionEngine):
     """Trajectory branches beside the temporal attention of Stable Video Diffusion.
 
-    Longer ranges are made 25 frames at a time, each from the last frame before. Shorter ones are 25 frames, too.
+    Longer ranges are made 25 frames at a time. A window starts from a frame of the one before, and the frames that it
+    takes over are kept while denoising, as Wan's are. Shorter ranges are 25 frames, too.
     """
 
     name = "trajectory-attention"
@@ -89,7 +92,7 @@ class SvdTrajectories(DiffusionEngine):
     def windows(self, start: int, stop: int, options: Mapping[str, Any]) -> list[Window]:
         if stop - start <= FRAMES:
             return [Window(start, start + FRAMES, 0)]
-        return plan_windows(start, stop, FRAMES, 1)
+        return plan_windows(start, stop, FRAMES, OVERLAP)
 
     def prompts(self, request: RenderRequest, schedule: Schedule) -> tuple[str, ...]:
         return ()
@@ -170,8 +173,8 @@ class SvdTrajectories(DiffusionEngine):
             job.note(f"Stable Video Diffusion makes {FRAMES} frames at once: {FRAMES - stop + start} are left out.")
         elif job.count > 1:
             job.note(
-                f"Stable Video Diffusion makes {FRAMES} frames at once: each {FRAMES} start from the last one before, "
-                "and drift a little more."
+                f"Stable Video Diffusion makes {FRAMES} frames at once, each {FRAMES} from those before: "
+                "what is in sight at first may drift."
             )
         if self._followed.use == "first-frame" and not unedited(job.request):
             job.note("The footage's own motion is kept: the edit's cameras and objects do not count for this use.")
@@ -181,11 +184,20 @@ class SvdTrajectories(DiffusionEngine):
         steps = job.schedule.steps
         height, width = picture.shape[:2]
 
+        generator = job.generator()
+        channels, rows, columns = (job.latent_shape[i] for i in (1, 3, 4))
+        noise = torch.randn((1, len(job.frames), channels, rows, columns), generator=generator)
+        kept = None if job.before is None else job.encode(job.before).transpose(1, 2)
+
         def tell(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            look = None
-            if pipeline.scheduler.clean is not None:
-                look = job.picture(pipeline.scheduler.clean.transpose(1, 2))
+            scheduler = pipeline.scheduler
+            look = None if scheduler.clean is None else job.picture(scheduler.clean.transpose(1, 2))
             job.report(Progress(f"denoising{where}", step + 1, steps, look))
+            latents = tensors["latents"]
+            if kept is not None:
+                count = kept.shape[1]
+                at_level = kept + scheduler.sigmas[step + 1].to(kept) * noise[:, :count]
+                tensors["latents"] = torch.cat([at_level.to(latents), latents[:, count:]], 1)
             return tensors
 
         job.report(Progress(f"denoising{where}", 0, steps))
@@ -200,7 +212,8 @@ class SvdTrajectories(DiffusionEngine):
             fps=FPS,
             motion_bucket_id=MOTION_BUCKET,
             noise_aug_strength=NOISE,
-            generator=job.generator(),
+            generator=generator,
+            latents=noise.to(_precise(job.profile).dtype),
             output_type="latent",
             callback_on_step_end=tell,
         ).frames

@@ -10,6 +10,7 @@ from fractions import Fraction
 import cv2
 import numpy as np
 import pytest
+import torch
 from retake_backend import cli, footage
 from retake_backend.conditioning import trajectory_attention as conditioning
 from retake_backend.conditioning.trajectory_attention import TrajectoryAttention
@@ -240,7 +241,27 @@ def test_stable_video_diffusion_makes_long_ranges_25_frames_at_a_time():
         assert all(window.length == FRAMES for window in windows)
         assert windows[0].start == 10
         assert windows[-1].stop >= 10 + stop
-        assert all(window.overlap >= 1 for window in windows[1:])
+        assert all(window.overlap >= 5 for window in windows[1:])
+
+
+def test_stable_video_diffusions_windows_keep_what_they_take_over(request_of, monkeypatch):
+    """What a window takes over comes out of its denoising as it went in: no seam and no ghost in the crossfade."""
+    latents, given = [], []
+    own = SvdTrajectories._latents
+
+    def watching(engine, pipeline, job, picture):
+        latents.append(own(engine, pipeline, job, picture))
+        given.append(None if job.before is None else job.encode(job.before))
+        return latents[-1]
+
+    monkeypatch.setattr(SvdTrajectories, "_latents", watching)
+    frames, notes = made(request_of(27, base="svd", guidance=1.0))
+    assert len(frames) == 27
+    assert given[0] is None
+    count = given[1].shape[2]
+    assert count == 21
+    torch.testing.assert_close(latents[1][:, :, :count], given[1], atol=1e-5, rtol=0)
+    assert any("in 2 windows of 25" in note for note in notes)
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------
