@@ -109,7 +109,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_models(parser: argparse.ArgumentParser) -> None:
     """The commands under `retake models`."""
-    actions = parser.add_subparsers(required=True, dest="action", metavar="list | pull | verify | import | remove")
+    actions = parser.add_subparsers(
+        required=True, dest="action", metavar="list | pull | verify | import | random | remove"
+    )
     listing = actions.add_parser("list", help="every model, its size and licence, and whether it is here")
     listing.add_argument("--json", action="store_true", help="for programs")
     pull = actions.add_parser("pull", help="download models from the hub, or go on with it")
@@ -121,10 +123,12 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     importing.add_argument("folder", type=Path, metavar="FOLDER", help="diffusers' layout, a hub cache, trained parts")
     importing.add_argument("--link", action="store_true", help="hard links in place of copies, where that works")
     importing.add_argument("--replace", action="store_true", help="a model of that name which is installed already")
+    random = actions.add_parser("random", help="tiny random weights in place of models, to try the road without them")
+    random.add_argument("names", nargs="*", metavar="NAME", help="all that are not here when none is named")
     remove = actions.add_parser("remove", help="remove a model and free its space")
     remove.add_argument("name", metavar="NAME")
     remove.add_argument("--yes", action="store_true", help="do not ask")
-    for action in (listing, pull, verify, importing, remove):
+    for action in (listing, pull, verify, importing, random, remove):
         action.add_argument("--models", type=Path, metavar="DIR", help="their folder ($RETAKE_MODELS, else your own)")
     parser.set_defaults(command=_models)
 
@@ -196,6 +200,8 @@ def _models(arguments: argparse.Namespace) -> int:
         return commands.list_models(store, arguments.json)
     if arguments.action == "remove":
         return commands.remove_model(store, arguments.name, arguments.yes)
+    if arguments.action == "random":
+        return commands.random_models(store, arguments.names)
     stop = Stop()
     if arguments.action == "pull":
         return commands.pull_models(store, arguments.names, stop.check)

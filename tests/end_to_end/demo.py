@@ -5,7 +5,8 @@
 
 `build.py demo` calls it. Without footage and solve it takes the sample shot and makes the sample's own edit: the walker
 steps closer, the ball starts later, the camera orbits and pushes in. On another shot the first object steps aside, the
-second starts later; without objects only the camera moves.
+second starts later; without objects only the camera moves. Then every diffusion engine makes the beginning of the last
+edit, in a few steps: with the weights under $RETAKE_MODELS, else with tiny random ones, whose pictures mean nothing.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "shared" / "sample_shot"
 IDENTITY_BAR = 1e-4
 """An unedited shot reads back as itself to this many pixels."""
+ENGINE_FRAMES = 9
+ENGINE_OPTIONS = {"steps": 4, "working_size": 224}
+"""What the diffusion engines are tried with: little, as a CPU may have to do it."""
 
 
 class Failed(Exception):
@@ -93,6 +97,7 @@ class Demo:
         self.package, self.out, self.footage, self.solve_file, self.edit = package, out, footage, solve, edit
         self.report = Report()
         self.takes: list[Path] = []
+        self.previews: list[Path] = []
 
     def module(self, name: str) -> ModuleType:
         return importlib.import_module(f"{self.package}.{name}")
@@ -112,6 +117,23 @@ class Demo:
             call(bpy.ops.retake.stop_backend)
             running = Path(os.environ["RETAKE_HOME"], "connection.json")
             self._wait("stop", lambda: not running.exists())
+
+    def install_random_weights(self) -> None:
+        """Tiny random models in the demo's own folder, where the user names no models of their own."""
+        if "RETAKE_MODELS" in os.environ:
+            return
+        models = Path(os.environ["RETAKE_HOME"], "models")
+        with self.report.step("tiny random weights for the diffusion engines") as where:
+            os.environ["RETAKE_MODELS"] = str(models)
+            self._retake("models", "random")
+            where.append(str(models))
+
+    def _retake(self, *words: str) -> None:
+        """Run a command of the backend's own command line."""
+        command = [*self.module("launch").backend_command(), *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise Failed(done.stderr.strip())
 
     def _wait(self, what: str, done: Callable[[], bool], seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
@@ -190,7 +212,22 @@ class Demo:
             if strip is None or len(strip.elements) != frames:
                 raise Failed(f"{item.strip} is not in the sequencer with its {frames} frames.")
             self.takes.append(folder)
-            where.append(f"{folder}, {frames} frames, {frames / max(take['seconds'], 1e-6):.0f} a second")
+            where.append(f"{folder}, {frames} frames, {frames / max(take['seconds'], 1e-6):.1f} a second")
+
+    def try_engines(self) -> None:
+        """The first frames of the edit by every engine that denoises, in the engines' order."""
+        from retake_shared import engine_options
+
+        shot, settings = self.root.retake, self.module("engine_settings")
+        before = shot.use_range, tuple(shot.range)
+        first, last = shot.range if shot.use_range else (shot.start, shot.start + shot.frames - 1)
+        shot.use_range, shot.range = True, (first, min(last, first + ENGINE_FRAMES - 1))
+        for engine in engine_options.ENGINES:
+            if engine.weights:
+                settings.write(shot, engine.name, ENGINE_OPTIONS)
+                self.generate(f"take {len(shot.takes) + 1}: {engine.label}")
+        settings.write(shot, "preview", {})
+        shot.use_range, shot.range = before
 
     def save(self) -> None:
         with self.report.step("save the .blend") as where:
@@ -199,14 +236,12 @@ class Demo:
 
     def compare(self) -> None:
         with self.report.step("source | tracks before and after | take") as where:
-            video = self.out / "side_by_side.mp4"
-            command = self.module("launch").backend_command()
-            takes = [str(take) for take in self.takes]
-            words = [*command, "compare", "--footage", str(self.footage), "--out", str(video), *takes]
-            done = subprocess.run(words, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise Failed(done.stderr.strip())
-            where.append(str(video))
+            for name, takes in (("side_by_side", self.previews), ("engines", self.takes[len(self.previews) :])):
+                if not takes:
+                    continue
+                video = self.out / f"{name}.mp4"
+                self._retake("compare", "--footage", str(self.footage), "--out", str(video), *map(str, takes))
+                where.append(str(video))
 
 
 def sample_edit() -> dict:
@@ -234,7 +269,9 @@ def peak_megabytes() -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
-def run(demo: Demo, frames: tuple[int, int] | None, size: tuple[int, int] | None) -> None:
+def run(demo: Demo, frames: tuple[int, int] | None, size: tuple[int, int] | None, engines: bool) -> None:
+    if engines:
+        demo.install_random_weights()
     demo.start_backend()
     demo.import_shot(frames, size)
     demo.check_identity()
@@ -250,6 +287,9 @@ def run(demo: Demo, frames: tuple[int, int] | None, size: tuple[int, int] | None
         demo.move_camera()
         demo.move_objects()
         demo.generate("take 3: both")
+    demo.previews = list(demo.takes)
+    if engines:
+        demo.try_engines()
     demo.save()
     demo.compare()
 
@@ -267,6 +307,7 @@ def main() -> int:
     parser.add_argument("--solve", type=Path)
     parser.add_argument("--frames", type=lambda text: pair(text, ":"), metavar="A:B", help="render these only")
     parser.add_argument("--size", type=lambda text: pair(text, "x"), metavar="WxH", help="of the takes")
+    parser.add_argument("--preview-only", action="store_true", help="leave the diffusion engines out")
     parser.add_argument("--json", type=Path, help="write the seconds and the memory there")
     options = parser.parse_args(arguments)
     out = options.out.resolve()
@@ -282,7 +323,7 @@ def main() -> int:
         with add_on() as package:
             demo = Demo(package, out, footage.resolve(), solve.resolve(), {} if own else sample_edit())
             try:
-                run(demo, options.frames, options.size)
+                run(demo, options.frames, options.size, not options.preview_only)
             finally:
                 demo.stop_backend()
     except Failed as failed:

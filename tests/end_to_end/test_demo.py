@@ -25,31 +25,37 @@ def test_the_sample_goes_the_whole_road(in_blender, sample_video: Path, tmp_path
     assert "in all" in done.stdout
 
     takes = sorted((out / "demo_takes").glob("take_*"))
-    assert [take.name for take in takes] == ["take_001", "take_002", "take_003"]
+    assert [take.name for take in takes] == [f"take_{number:03d}" for number in range(1, 8)]
     frames = [f"frame_{i:05d}.png" for i in range(10, 14)]
     for take in takes:
         assert sorted(path.name for path in take.glob("frame_*.png")) == frames
         description = read_take(take)
         assert (description.width, description.height) == (336, 192)
         read_inputs(take, description)  # the very solve and edit, by their hashes
-    # Three different edits gave three different pictures.
-    assert len({(take / frames[2]).read_bytes() for take in takes}) == 3
-    with FootageReader(out / "side_by_side.mp4") as video:
-        assert video.footage.frames == 4
+    # Three different edits and four other engines gave seven different pictures.
+    assert len({(take / frames[2]).read_bytes() for take in takes}) == 7
+    made = [read_take(take) for take in takes]
+    engines = ["preview"] * 3 + ["edit-by-track", "track2view", "trajectory-attention", "vace"]
+    assert [take.settings.engine for take in made] == engines
+    for take in made[3:]:  # nobody shall take these pictures for the methods'
+        assert any("random" in note for note in take.notes), take.notes
+    for name in ("side_by_side.mp4", "engines.mp4"):
+        with FootageReader(out / name) as video:
+            assert video.footage.frames == 4
     assert (out / "demo.blend").stat().st_size > 100_000
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["peak_mb_blender"] > 50
     assert figures["demo_seconds"] > 1
 
     # A second demo into the same folder starts over, it does not pile up.
-    done = in_blender(DEMO, "--out", out, "--frames", "10:12", "--size", "168x96")
+    done = in_blender(DEMO, "--out", out, "--frames", "10:12", "--size", "168x96", "--preview-only")
     assert done.returncode == 0, done.stdout
     assert len(list((out / "demo_takes").glob("take_*"))) == 3
 
 
 def test_a_shot_without_objects_gets_another_camera(in_blender, sample_data: Path, tmp_path: Path) -> None:
     shot = ("--footage", sample_data / "clips/apple.mp4", "--solve", sample_data / "solves/colmap_apple/sparse_bin")
-    done = in_blender(DEMO, "--out", tmp_path / "out", *shot, "--frames", "0:3", "--size", "324x180")
+    done = in_blender(DEMO, "--out", tmp_path / "out", *shot, "--frames", "0:3", "--size", "324x180", "--preview-only")
     assert done.returncode == 0, done.stdout
     assert [take.name for take in (tmp_path / "out/demo_takes").glob("take_*")] == ["take_001"]
 

@@ -6,7 +6,6 @@ on any CPU; their pictures mean nothing, and every take made with them says so. 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,10 +25,10 @@ from diffusers.schedulers.scheduling_flow_match_lcm import FlowMatchLCMScheduler
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from torch import nn
 from transformers import (
-    CLIPImageProcessor,
+    CLIPImageProcessorPil,
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
-    T5TokenizerFast,
+    T5Tokenizer,
     UMT5Config,
     UMT5EncoderModel,
 )
@@ -68,7 +67,7 @@ def write_random(name: str, folder: Path, seed: int = 0) -> None:
 
 def _write_wan(folder: Path, seed_offset: int = 0, few_step: bool = False) -> None:
     transformer = _wan(WanTransformer3DModel, seed_offset)
-    scheduler = FlowMatchLCMScheduler(shift=8.0) if few_step else _unipc()
+    scheduler: Any = FlowMatchLCMScheduler(shift=8.0) if few_step else _unipc()
     WanPipeline(**_around(), transformer=transformer, scheduler=scheduler).save_pretrained(folder)
 
 
@@ -87,6 +86,7 @@ def _write_svd(folder: Path) -> None:
         image_size=224,
         patch_size=32,
     )
+    extractor: Any = CLIPImageProcessorPil(crop_size=224, size={"shortest_edge": 224})
     StableVideoDiffusionPipeline(
         vae=AutoencoderKLTemporalDecoder(
             block_out_channels=(32, 32, 32, 32),
@@ -107,7 +107,7 @@ def _write_svd(folder: Path) -> None:
             timestep_type="continuous",
             use_karras_sigmas=True,
         ),
-        feature_extractor=CLIPImageProcessor(crop_size=224, size={"shortest_edge": 224}),
+        feature_extractor=extractor,
     ).save_pretrained(folder)
 
 
@@ -125,7 +125,7 @@ def _write_conditioner(make: Callable[[], ModelMixin]) -> Callable[[Path], None]
     return write
 
 
-def _write_branches(model: Callable[[], nn.Module], base: str) -> Callable[[Path], None]:
+def _write_branches(model: Callable[[], Any], base: str) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
         beside = model()
         branches = TrajectoryAttention.beside(beside)
@@ -139,20 +139,20 @@ def _around() -> dict[str, Any]:
     """What a Wan pipeline has beside transformer and scheduler."""
     vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     vocabulary += [(chr(code), -3.0) for code in range(33, 127)]
-    tokenizer = T5TokenizerFast(vocab=vocabulary, extra_ids=0, model_max_length=512)
+    tokenizer = T5Tokenizer(vocab=vocabulary, extra_ids=0, model_max_length=512)
     text = UMT5Config(vocab_size=len(vocabulary), d_model=_WAN["text_dim"], d_kv=8, d_ff=64, num_layers=2, num_heads=4)
     vae = AutoencoderKLWan(base_dim=8, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
-    return {"tokenizer": tokenizer, "text_encoder": UMT5EncoderModel(text).eval(), "vae": vae}
+    return {"tokenizer": tokenizer, "text_encoder": UMT5EncoderModel(text).requires_grad_(False), "vae": vae}
 
 
-def _wan(kind: type[WanTransformer3DModel], seed_offset: int = 0) -> WanTransformer3DModel:
+def _wan(kind: type[WanTransformer3DModel], seed_offset: int = 0) -> Any:
     """The tiny Wan whose weights depend on the seed alone, whatever was made before it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch.initial_seed() + seed_offset)
         return kind(**_WAN)
 
 
-def _svd() -> UNetSpatioTemporalConditionModel:
+def _svd() -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch.initial_seed())
         return UNetSpatioTemporalConditionModel(
@@ -168,7 +168,7 @@ def _svd() -> UNetSpatioTemporalConditionModel:
         )
 
 
-def _unipc() -> UniPCMultistepScheduler:
+def _unipc() -> Any:
     """The scheduler of Wan's own repositories."""
     return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
 
@@ -192,15 +192,3 @@ _WRITERS: dict[str, Callable[[Path], None]] = {
     "trajectory-attention": _write_branches(lambda: _wan(RetakeWanTransformer), "wan2.1-t2v-1.3b"),
     "trajectory-attention-svd": _write_branches(_svd, "svd-xt"),
 }
-
-
-def main() -> None:
-    """`python -m retake_backend.models.random_weights FOLDER [NAME ...]`: write those models, or all, under FOLDER."""
-    folder, *names = sys.argv[1:]
-    for name in names or _WRITERS:
-        if not (Path(folder) / name).exists():
-            write_random(name, Path(folder) / name)
-
-
-if __name__ == "__main__":
-    main()

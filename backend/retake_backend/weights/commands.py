@@ -1,4 +1,4 @@
-"""`retake models list | pull | verify | import | remove`: what they print and return."""
+"""`retake models list | pull | verify | import | random | remove`: what they print and return."""
 
 from __future__ import annotations
 
@@ -85,6 +85,24 @@ def import_model(
     with _Line(check) as line:
         entry = import_folder(name, folder, store, line, link=link, replace=replace)
     print(f"{name} is installed: {size_in_words(entry.nbytes)} in {entry.place} ({entry.licence})")
+    return 0
+
+
+def random_models(store: WeightStore, names: Sequence[str]) -> int:
+    """Write tiny random models under these names, all that are missing when none is named."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    from ..models.random_weights import write_random
+
+    for quiet in (of_diffusers, of_transformers):
+        quiet.disable_progress_bar()
+    for name in names or [entry.model.name for entry in store.entries() if entry.state == "missing"]:
+        model, entry = find(name), store.entry(name)
+        if entry.state != "missing":
+            raise RetakeError(f"is {entry.state} already.", name, f"Remove it first: retake models remove {name}")
+        write_random(name, store.folder / name)
+        print(f"{name}: tiny and random; what {model.label} makes with it means nothing")
     return 0
 
 
