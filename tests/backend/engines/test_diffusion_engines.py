@@ -1,25 +1,19 @@
 """Whole takes of the track engines, from tiny random weights of the real classes on the CPU."""
 
-import json
 import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanPipeline
-from retake_backend import engines
 from retake_backend.conditioning.coordinates import PairingSettings, pair_tracks
 from retake_backend.conditioning.edit_by_track import EditByTrackConditioner
 from retake_backend.conditioning.track2view import Track2ViewConditioner
 from retake_backend.engines.edit_by_track import EditByTrackEngine
 from retake_backend.engines.track2view import Track2ViewEngine
-from retake_backend.footage import FootageReader
 from retake_backend.models import memory, parts, resident
 from retake_backend.models.codec import VideoCodec
-from retake_backend.models.memory import OutOfMemory, Profile
 from retake_backend.models.wan import RetakeWanTransformer
 from retake_shared.errors import Cancelled
 from transformers import UMT5EncoderModel
@@ -237,83 +231,3 @@ def test_cancel_is_heard_in_every_stage(models, shot, stage):
 
     with pytest.raises(Cancelled):
         render(EditByTrackEngine(), shot(5, options={"steps": 1}), cancel)
-
-
-class SmallDevice(EditByTrackEngine):
-    """The engine on the CPU under the profiles of a GPU; the too large ones run out of memory after two steps."""
-
-    too_large = ("24",)
-
-    def profile(self, options):
-        cpu = torch.device("cpu")
-        return Profile("24", cpu, cpu, torch.float32, torch.float32, torch.float32, keep=True, device_words="test")
-
-    def load(self, wanted):
-        model = super().load(wanted)
-        if wanted.profile.name in self.too_large:
-            steps = []
-
-            def run_out(module, args):
-                if len(steps) == 2:
-                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-                steps.append(1)
-
-            model.transformer.register_forward_pre_hook(run_out)
-        return model
-
-
-def test_out_of_memory_begins_the_window_again_with_less(models, shot):
-    engine = SmallDevice()
-    request = shot(13, options={"steps": 2, "window": 9, "overlap": 5, "show": False})
-    told = []
-    made = render(engine, request, lambda progress: told.append(progress.stage))
-    assert [frame.index for frame in made] == list(range(13))
-    assert any("24 GB profile ran out of memory" in note and "12 GB" in note for note in engine.notes())
-    # The first window was finished and is not made again: 2 steps of it, 2 of the second with the smaller profile.
-    assert told.count("denoising, window 1 of 2") == 3
-    assert told.count("denoising, window 2 of 2") == 4
-
-
-def test_out_of_memory_with_every_profile_says_what_to_do(models, shot):
-    engine = SmallDevice()
-    engine.too_large = ("24", "12", "8", "6")
-    with pytest.raises(OutOfMemory, match="working size"):
-        render(engine, shot(9, options={"steps": 3}))
-
-
-def test_engines_that_lack_weights_are_listed_with_what_they_lack(tmp_path, monkeypatch, models):
-    told = {engine["name"]: engine for engine in engines.available()}
-    assert list(told) == ["preview", "edit-by-track", "track2view", "trajectory-attention", "vace"]
-    assert told["preview"]["ready"]
-    assert told["edit-by-track"]["ready"]
-    assert not told["vace"]["ready"]
-    assert [model["name"] for model in told["vace"]["missing"]] == ["wan2.1-vace-1.3b"]
-    assert told["vace"]["missing"][0]["licence"] == "Apache-2.0"
-    assert told["vace"]["missing"][0]["bytes"] > 10**9
-    monkeypatch.setenv("RETAKE_MODELS", str(tmp_path / "nothing"))
-    told = {engine["name"]: engine for engine in engines.available()}
-    assert [model["name"] for model in told["track2view"]["missing"]] == [BASE, "track2view"]
-
-
-def test_listing_engines_does_not_load_torch():
-    code = "import sys; from retake_backend import engines; engines.available(); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_a_take_from_the_command_line(models, sample_shot, tmp_path):
-    command = [
-        sys.executable, "-m", "retake_backend.cli", "render", "--engine", "edit-by-track",
-        "--footage", sample_shot / "walk.mp4", "--solve", sample_shot / "walk.solve.npz",
-        "--edit", sample_shot / "edited.edit.npz", "--frames", "0:9", "--out", tmp_path / "take",
-        "--option", "steps=2", "--option", "working_size=96", "--option", "memory=cpu",
-    ]  # fmt: skip
-    done = subprocess.run(
-        command, check=False, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    assert done.returncode == 0, done.stderr
-    take = json.loads((tmp_path / "take" / "take.json").read_text())
-    assert take["frames"] == [0, 9]
-    assert any("random" in note for note in take["notes"])
-    with FootageReader(tmp_path / "take" / "frame_00008.png") as picture:
-        assert picture.frame(0).shape == (384, 672, 3)
-        assert picture.frame(0).std() > 1

@@ -204,8 +204,19 @@ def test_a_shift_moves_the_levels(place):
     assert moved[1] == pytest.approx(8 * 0.8 / (1 + 7 * 0.8), abs=1e-3)
 
 
-def test_a_damaged_scheduler_configuration_is_named(tmp_path):
+@pytest.mark.parametrize(
+    "written",
+    [
+        "[1]",
+        "{",
+        '{"flow_shift": null}',
+        '{"_class_name": "UniPCMultistepScheduler", "solver_type": "none"}',
+        '{"_class_name": "UniPCMultistepScheduler", "use_dynamic_shifting": true}',
+    ],
+)
+def test_a_damaged_scheduler_configuration_is_named(tmp_path, written):
     (tmp_path / "scheduler").mkdir()
-    (tmp_path / "scheduler" / "scheduler_config.json").write_text("[1]")
-    with pytest.raises(BadFile, match="configure a scheduler"):
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(written)
+    with pytest.raises(BadFile, match="configure a scheduler") as error:
         make_scheduler(Schedule(3, 1.0, "unipc"), tmp_path)
+    assert "scheduler_config.json" in str(error.value)

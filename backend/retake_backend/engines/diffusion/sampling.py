@@ -70,25 +70,33 @@ def make_scheduler(schedule: Schedule, folder: Path) -> Scheduler:
 
     UniPC takes the model's own configuration; Euler the shift of it. Few-step weights have levels of their own.
     """
-    written = _configuration(folder)
-    shift = schedule.shift or float(written.get("flow_shift", written.get("shift", 1.0)))
-    if schedule.scheduler == "unipc":
-        own = written if written.get("_class_name") == "UniPCMultistepScheduler" else {}
-        flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift}
-        scheduler = UniPCMultistepScheduler.from_config({**own, **flow})
-        scheduler.set_timesteps(schedule.steps)
-    elif schedule.scheduler == "euler":
-        scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
-        scheduler.set_timesteps(schedule.steps)
-    else:
-        even = torch.linspace(1, 0, schedule.steps + 1, dtype=torch.float64)[:-1]
-        if schedule.shift:
-            levels = schedule.shift * even / (1 + (schedule.shift - 1) * even)
+    written, path = _configuration(folder)
+    try:
+        shift = schedule.shift or float(written.get("flow_shift", written.get("shift", 1.0)))
+        if schedule.scheduler == "unipc":
+            own = written if written.get("_class_name") == "UniPCMultistepScheduler" else {}
+            flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift}
+            scheduler = UniPCMultistepScheduler.from_config({**own, **flow})
+            scheduler.set_timesteps(schedule.steps)
+        elif schedule.scheduler == "euler":
+            scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+            scheduler.set_timesteps(schedule.steps)
         else:
-            levels = _between((*FEW_STEP_SIGMAS, 0.0), (1 - even) * len(FEW_STEP_SIGMAS))
-        scheduler = FlowMatchLCMScheduler(shift=1.0)
-        scheduler.set_timesteps(schedule.steps, sigmas=levels.tolist())
+            scheduler = FlowMatchLCMScheduler(shift=1.0)
+            scheduler.set_timesteps(schedule.steps, sigmas=_few_step_levels(schedule))
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise BadFile(f"does not configure a scheduler ({error}).", str(path), "Pull the model again.") from error
     return scheduler  # type: ignore[no-any-return]
+
+
+def _few_step_levels(schedule: Schedule) -> list[float]:
+    """Noise levels, falling from 1: those of the distillation, or between them; evenly shifted where a shift is asked."""
+    even = torch.linspace(1, 0, schedule.steps + 1, dtype=torch.float64)[:-1]
+    if schedule.shift:
+        levels = schedule.shift * even / (1 + (schedule.shift - 1) * even)
+    else:
+        levels = _between((*FEW_STEP_SIGMAS, 0.0), (1 - even) * len(FEW_STEP_SIGMAS))
+    return levels.tolist()
 
 
 @dataclass(frozen=True)
@@ -193,7 +201,8 @@ def _between(levels: tuple[float, ...], at: Tensor) -> Tensor:
     return values[low] + (at - low) * (values[low + 1] - values[low])
 
 
-def _configuration(folder: Path) -> dict[str, Any]:
+def _configuration(folder: Path) -> tuple[dict[str, Any], Path]:
+    """The scheduler's configuration as it is written, and where."""
     path = folder / "scheduler" / "scheduler_config.json"
     try:
         written = json.loads(path.read_text("utf-8"))
@@ -201,4 +210,4 @@ def _configuration(folder: Path) -> dict[str, Any]:
             raise ValueError("it holds no fields")
     except (OSError, ValueError, RecursionError) as error:
         raise BadFile(f"does not configure a scheduler ({error}).", str(path), "Pull the model again.") from error
-    return written
+    return written, path
