@@ -11,6 +11,8 @@ from . import models, rendering
 
 MODEL_ICONS = {"missing": "IMPORT", "partial": "SORTTIME", "installed": "CHECKMARK", "damaged": "ERROR"}
 
+_OFFLINE = "Online Access is off in Blender's preferences, under System: nothing can be downloaded."
+
 
 def wrapped(
     layout: bpy.types.UILayout, context: bpy.types.Context, text: str, icon: str = "NONE", inset: int = 0
@@ -39,7 +41,7 @@ def draw_model(layout: bpy.types.UILayout, context: bpy.types.Context, model: Mo
     words = models.size_in_words(model.nbytes)
     end.label(text=f"{models.IN_WORDS.get(model.state, model.state)}, {words}" if manage else words)
     if model.licence:
-        if model.licence_url.startswith("https://"):
+        if model.licence_url.startswith("https://") and not model.random:
             column.operator("wm.url_open", text=model.licence, icon="URL").url = model.licence_url
         else:
             column.label(text=model.licence, icon="BLANK1")
@@ -64,6 +66,8 @@ def draw_models(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
         body.label(text="Start the backend to see which models are here.", icon="INFO")
         return
     body.label(text=f"In {models.place}", icon="DISK_DRIVE")
+    if not bpy.app.online_access:
+        body.label(text=_OFFLINE, icon="INFO")
     for model in models.every():
         draw_model(body.box(), context, model, manage=True)
     draw_errand(body, context, "import", "Importing the folder…")
@@ -84,8 +88,8 @@ def _draw_buttons(layout: bpy.types.UILayout, context: bpy.types.Context, model:
     wanted = model.state != "installed" or model.random
     if wanted and model.kind == "parts":
         wrapped(layout, context, "Nobody has published these weights: train them, or import a folder.", "BLANK1", 20)
-    elif wanted and not bpy.app.online_access:
-        wrapped(layout, context, "Online Access is off in Blender's preferences, under System.", "BLANK1", 20)
+    elif wanted and not manage and not bpy.app.online_access:
+        wrapped(layout, context, _OFFLINE, "BLANK1", 20)
     row = layout.row(align=True)
     if wanted:
         if model.kind != "parts":

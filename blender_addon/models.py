@@ -59,13 +59,14 @@ def known() -> bool:
 def missing(engine: str, options: Mapping[str, Any]) -> list[ModelState] | None:
     """The models that the engine cannot do without and that are not here; None while that is not known."""
     table = describe(engine)
-    needed = _ON_ANOTHER_BASE.get((engine, options.get("base"))) or (table.weights if table else ())
+    of_its_own = table.weights if table else ()
+    needed = _ON_ANOTHER_BASE.get((engine, options.get("base")), of_its_own)
     if table is not None and not needed:
         return []
     if table is not None and _models:
         states = [_models.get(name, ModelState(name, name)) for name in needed]
         return [model for model in states if model.state != "installed"]
-    if engine not in _engines:
+    if engine not in _engines or needed != of_its_own:
         return None
     return [
         _models.get(str(told.get("name")), ModelState.from_json(told)) for told in _engines[engine].get("missing", ())

@@ -8,7 +8,7 @@ import bpy
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty
 from retake_shared import archive
 from retake_shared.errors import RetakeError
-from retake_shared.shot import EDIT_FILE, SOLVE_FILE
+from retake_shared.shot import EDIT_FILE, FIRST_FRAME_FILE, SOLVE_FILE
 
 from .. import engine_settings, rendering, take_list, takes
 from ..scene import restore, sequencer, shots
@@ -179,6 +179,8 @@ class RETAKE_OT_restore_edit(_TakeOperator, bpy.types.Operator):
         shot = root.retake
         for note in engine_settings.write(shot, settings.engine, settings.options):
             self.report({"WARNING"}, note)
+        if (folder / FIRST_FRAME_FILE).is_file():
+            shot.first_frame = str(folder / FIRST_FRAME_FILE)
         shot.prompt, shot.negative_prompt, shot.seed = settings.prompt, settings.negative_prompt, settings.seed
         self.report({"INFO"}, f"The timeline shows the edit of {take.name}")
         return {"FINISHED"}

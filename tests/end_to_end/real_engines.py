@@ -49,25 +49,29 @@ def run(arguments):
     yield lambda: state.backend_state == "READY" and models.every() and package.rendering.backend().info.engines
     for number, name in enumerate(("preview", "edit-by-track", "track2view", "trajectory-attention", "vace")):
         shot.engine = name
-        yield 0.8
+        rendering.redraw()
+        yield 1.5
         screenshot(out / f"2_{number}_{name}.png")
     main = package.panels.MAIN_OPTIONS
     package.panels.MAIN_OPTIONS = tuple(shot.options.bl_rna.properties.keys())
-    yield 0.8
+    rendering.redraw()
+    yield 1.5
     screenshot(out / "3_all_options.png")
     package.panels.MAIN_OPTIONS = main
 
     shot.engine = "trajectory-attention"
     for use, base in (("image", "svd"), ("first-frame", "wan")):
         shot.options.use, shot.options.base = use, base
-        yield 0.8
+        rendering.redraw()
+        yield 1.5
         screenshot(out / f"4_{use}.png")
     target = out / "first.png"
     bpy.ops.retake.save_first_frame(filepath=str(target))
     yield lambda: rendering.errands["frame"] is not None
     assert rendering.errands["frame"].good, rendering.errands["frame"].words
     assert target.stat().st_size > 10_000
-    yield 0.8
+    rendering.redraw()
+    yield 1.5
     screenshot(out / "5_first_frame_saved.png")
 
     # What a download looks like: the messages that the backend sends meanwhile.
@@ -89,7 +93,7 @@ def run(arguments):
         error={"what": "the folder holds no part.json.", "where": "", "remedy": "Choose the folder of the parts."},
     )))  # fmt: skip
     rendering.redraw()
-    yield 0.8
+    yield 1.5
     screenshot(out / "6_progress.png")
     rendering.apply(package.messages.ModelTold(coming))
     rendering.apply(package.messages.ModelTold(failed))
@@ -117,11 +121,10 @@ def run(arguments):
     yield 0.5
     screenshot(out / "9_freed.png")
 
-    bpy.ops.screen.userpref_show("INVOKE_DEFAULT")
-    yield 1.0
+    view.type = "PREFERENCES"  # larger than the preferences' own window
     bpy.context.preferences.active_section = "ADDONS"
     bpy.context.window_manager.addon_search = "Retake"
-    with bpy.context.temp_override(window=bpy.context.window_manager.windows[-1]):
+    with bpy.context.temp_override(window=real_window.window(), area=view, region=main_region(view)):
         bpy.ops.preferences.addon_expand(module=extension)
     yield 2.0
     screenshot(out / "10_preferences.png")
