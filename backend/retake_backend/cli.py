@@ -1,4 +1,4 @@
-"""The command line of the backend: `retake serve | render | compare | frame | models | doctor`.
+"""The command line of the backend: `retake serve | render | convert | compare | frame | models | doctor`.
 
 Exit codes: 0 done, 1 something is not right (doctor, models verify), 2 bad input or bad usage, 130 stopped by the user. Modules load
 when a command needs them: `serve` starts without torch, `--help` without anything.
@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from retake_shared.arguments import add_first_frame, add_settings, add_solve, settings
+from retake_shared.arguments import add_first_frame, add_settings, add_solve, settings, size
 from retake_shared.errors import Cancelled, RetakeError
 
 from . import __version__
@@ -63,7 +63,9 @@ class Stop:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="retake", description="Render footage again along edited tracks and cameras.")
     parser.add_argument("--version", action="version", version=f"retake {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="serve | render | compare | frame | models | doctor")
+    commands = parser.add_subparsers(
+        required=True, metavar="serve | render | convert | compare | frame | models | doctor"
+    )
 
     serve = commands.add_parser("serve", help="wait for jobs from Blender", description="Wait for jobs from Blender.")
     serve.add_argument("--home", type=Path, metavar="DIR", help="jobs, assets and the connection file (default: yours)")
@@ -85,6 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     add_first_frame(render)
     render.set_defaults(command=_render)
 
+    _add_convert(commands.add_parser("convert", help="any solve to Retake's archive", description=_convert.__doc__))
+
     compare = commands.add_parser("compare", help="takes beside their footage", description=_compare.__doc__)
     compare.add_argument("--footage", required=True, type=Path, metavar="F")
     compare.add_argument("--out", required=True, type=Path, metavar="FILE", help="the .mp4 to write")
@@ -105,6 +109,27 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--home", type=Path, metavar="DIR")
     doctor.set_defaults(command=_doctor)
     return parser
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `retake convert`."""
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", help="a solve, or tracks in 2D, of any program that is known"
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="NPZ", help="the archive to write")
+    parser.add_argument(
+        "--with", dest="other", type=Path, metavar="FILE", help="tracks in 2D for a solve, or a solve for them"
+    )
+    parser.add_argument("--footage", type=Path, metavar="F", help="bring the solve to this video's size and frames")
+    parser.add_argument("--step", type=int, metavar="N", help="the solve holds every N-th frame of the footage")
+    parser.add_argument(
+        "--fov", type=float, metavar="DEG", help="field of view across the width, for files without a lens"
+    )
+    parser.add_argument(
+        "--size", type=size, metavar="WxH", help="of the solved or tracked picture, for files without it"
+    )
+    parser.add_argument("--camera", default="", metavar="NAME", help="which one of several cameras in a file")
+    parser.set_defaults(command=_convert)
 
 
 def _add_models(parser: argparse.ArgumentParser) -> None:
@@ -165,6 +190,22 @@ def _render(arguments: argparse.Namespace) -> int:
         take = render_files.write_take(job, arguments.out, stop.check)
     rate = (take.stop - take.start) / max(take.seconds, 1e-6)
     print(f"{arguments.out}: {take.stop - take.start} frames in {take.seconds:.1f} s ({rate:.1f} a second)")
+    return 0
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    """Write the solve of any program that Retake knows, PyTorch's files among them, as Retake's own archive."""
+    from retake_shared.formats import Hints
+
+    from . import convert
+
+    hints = Hints(arguments.fov, arguments.size, arguments.camera)
+    inputs = {"other": arguments.other, "footage": arguments.footage, "step": arguments.step}
+    solve, notes = convert.convert(arguments.file, arguments.out, **inputs, hints=hints)
+    for note in notes:
+        print(f"retake: {note}", file=sys.stderr)
+    picture = f"{solve.cameras.width}x{solve.cameras.height}"
+    print(f"{arguments.out}: {len(solve)} frames of {picture} px, {len(solve.tracks)} tracks ({solve.source})")
     return 0
 
 

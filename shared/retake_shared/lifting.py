@@ -248,8 +248,8 @@ def lift(
                 "With depth maps they could be lifted."
             )
     else:
-        lifted, seen = _at_depth(uv, visible, cameras, depth)
-        good = seen.any(0)
+        lifted, measured = _at_depth(uv, visible, cameras, depth)
+        good = np.asarray(measured.any(0))
         if not good.any():
             raise BadShot(
                 f"none of the {count} tracks lies where a depth map knows the depth.",
