@@ -5,10 +5,18 @@ import os
 import subprocess
 import sys
 
+import pytest
 from retake_backend import engines
+from retake_backend.engines.preview import PreviewEngine
 from retake_backend.footage import FootageReader
+from retake_shared import engine_options
+from retake_shared.errors import RetakeError
 
 BASE = "wan2.1-t2v-1.3b"
+
+
+class Further(PreviewEngine):
+    name = "further"
 
 
 def test_engines_that_lack_weights_are_listed_with_what_they_lack(tmp_path, monkeypatch, models):
@@ -23,6 +31,23 @@ def test_engines_that_lack_weights_are_listed_with_what_they_lack(tmp_path, monk
     monkeypatch.setenv("RETAKE_MODELS", str(tmp_path / "nothing"))
     told = {engine["name"]: engine for engine in engines.available()}
     assert [model["name"] for model in told["track2view"]["missing"]] == [BASE, "track2view"]
+
+
+def test_every_engine_of_the_table_can_be_made():
+    for described in engine_options.ENGINES:
+        assert engines.create(described.name).name == described.name
+    with pytest.raises(RetakeError, match="preview, edit-by-track, track2view, trajectory-attention, vace"):
+        engines.create("nothing")
+
+
+def test_an_engine_from_the_environment_is_ready(monkeypatch):
+    """It says itself what it lacks, when it renders: the catalogue does not know its weights."""
+    monkeypatch.setenv("RETAKE_ENGINES", f"{Further.__module__}:{Further.__name__}")
+    monkeypatch.setitem(sys.modules, Further.__module__, sys.modules[__name__])
+    assert engines.available()[-1] == {
+        "name": "further", "label": "further", "description": "", "ready": True, "missing": [],
+    }  # fmt: skip
+    assert isinstance(engines.create("further"), Further)
 
 
 def test_listing_engines_does_not_load_torch():
