@@ -19,6 +19,9 @@ TASKS = {"waiting": "Waiting", "pull": "Downloading", "verify": "Verifying", "re
 _ON_ANOTHER_BASE = {("trajectory-attention", "svd"): ("svd-xt", "trajectory-attention-svd")}
 """What an engine needs in place of what the table says, by (engine, its option `base`)."""
 
+_FOR_FEW_STEPS = {"wan2.1-t2v-1.3b": "fastwan2.1-t2v-1.3b"}
+"""Distilled weights, by the base in whose place they come for the quality "fast"."""
+
 place = ""
 """The folder on the backend's machine where its models lie; "" while not known."""
 _models: dict[str, ModelState] = {}
@@ -71,6 +74,15 @@ def missing(engine: str, options: Mapping[str, Any]) -> list[ModelState] | None:
     return [
         _models.get(str(told.get("name")), ModelState.from_json(told)) for told in _engines[engine].get("missing", ())
     ]
+
+
+def advised(engine: str, options: Mapping[str, Any]) -> ModelState | None:
+    """A model without which the engine works, but not as these options want it, and that is not here."""
+    table = describe(engine)
+    if table is None or options.get("quality") != "fast" or (engine, options.get("base")) in _ON_ANOTHER_BASE:
+        return None
+    found = _models.get(_FOR_FEW_STEPS.get(next(iter(table.weights), ""), ""))
+    return found if found is not None and found.state != "installed" else None
 
 
 def size_in_words(nbytes: int) -> str:

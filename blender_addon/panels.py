@@ -285,7 +285,11 @@ def draw_weights(
         layout.label(text="Looking for its weights…", icon="SORTTIME")
     for model in missing or ():
         draw_model(layout.box(), context, model)
-    if missing:
+    advised = models.advised(shot.engine_name, options)
+    if advised is not None:
+        wrapped(layout, context, "Fast is made for other weights; without them few steps look poor:", "INFO")
+        draw_model(layout.box(), context, advised)
+    if missing or advised:
         draw_errand(layout, context, "import", "Importing the folder…")
 
 
@@ -355,7 +359,7 @@ class RETAKE_UL_takes(bpy.types.UIList):
         row.prop(take, "name", text="", emboss=False, icon=TAKE_ICONS[take.state])
         end = row.row()
         end.alignment = "RIGHT"
-        end.label(text=take.engine)
+        end.label(text=engine_settings.label_of(take.engine))
 
 
 def draw_takes(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:

@@ -101,7 +101,6 @@ def test_each_engine_makes_a_take_that_says_what_its_weights_are(filmed, engine)
     assert "random" in shot.takes[-1].message
 
 
-
 def test_the_take_is_seen_growing_before_it_has_frames(filmed):
     shot = filmed.retake
     shot.engine, shot.options.steps = "edit-by-track", 6

@@ -150,6 +150,18 @@ def test_another_base_lacks_other_weights(backend):
     assert any("Nobody has published" in text for text in drawn())
 
 
+def test_few_steps_ask_for_the_weights_that_are_made_for_them(backend):
+    root, _ = backend
+    root.retake.engine = "track2view"
+    assert "FastWan 2.1 1.3B" not in drawn()
+    root.retake.options.quality = "fast"
+    assert "FastWan 2.1 1.3B" in drawn()
+    root.retake.engine, root.retake.options.base = "trajectory-attention", "svd"
+    assert "FastWan 2.1 1.3B" not in drawn()
+    root.retake.engine = "vace"
+    assert "FastWan 2.1 1.3B" not in drawn()
+
+
 def test_get_brings_the_weights_and_generate_comes_alive(backend, hub):
     root, place = backend
     root.retake.engine = "vace"
