@@ -109,7 +109,7 @@ def _load(part: str) -> Any:
 
 def _in_own_process(part: str) -> dict[str, Any]:
     prefix = blender() if part in ON_BLENDERS_SIDE else [sys.executable]
-    output = _run([*prefix, str(HERE / "run.py"), *_separator(prefix), "--part", part], {})
+    output = _run([*prefix, str(HERE / "run.py"), *_separator(prefix), "--part", part], {"OMP_WAIT_POLICY": "passive"})
     return json.loads(next(line for line in output.splitlines() if line.startswith(MARK)).removeprefix(MARK))
 
 
