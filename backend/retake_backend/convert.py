@@ -133,7 +133,10 @@ def _lifted(points: Tracks2D, solve: Solve, where: Path) -> tuple[Solve, list[st
         notes.append(
             f"The tracks are taken for those of a picture of {size[0]}x{size[1]} px, the solve's (else: --size)."
         )
-    tracks, lift_notes = lifting.lift(uv, visible, solve.cameras, solve.depth, points.confidence)
+    try:
+        tracks, lift_notes = lifting.lift(uv, visible, solve.cameras, solve.depth, points.confidence)
+    except BadShot as error:
+        raise RetakeError(error.what, str(where), error.remedy) from error
     own = solve.tracks
     if len(own):
         first = int(own.ids.max()) + 1

@@ -58,7 +58,7 @@ class Scene:
             if self.box:
                 near = (3.0 - origin[2]) / direction[..., 2]
                 hit = origin + near[..., None] * direction
-                centre = np.array([-0.6 + 0.45 * t, -0.1])
+                centre = np.array([-0.5 + 0.3 * t, -0.1])
                 inside = (np.abs(hit[..., :2] - centre) < 0.45).all(-1)
                 depth[t][inside], moving[t][inside] = near[inside], True
         return depth, moving
