@@ -51,3 +51,24 @@ def test_a_session_in_its_window(window, sample_shot: Path, tmp_path: Path) -> N
     assert told["first take"] == "DONE"
     assert max(told["longest hold of the window, ms"].values()) < HELD_AT_MOST, told
     assert len(list(tmp_path.glob("*.png"))) >= 8
+
+
+def test_the_engines_panels_in_its_window(window, sample_shot: Path, tmp_path: Path) -> None:
+    """With tiny models of random weights for some of the engines: the others lack theirs."""
+    from retake_backend.models.random_weights import write_random
+
+    for name in ("wan2.1-t2v-1.3b", "edit-by-track"):
+        write_random(name, tmp_path / "models" / name)
+    shot = ("--footage", sample_shot / "walk.mp4", "--solve", sample_shot / "walk.solve.npz")
+    command = [*window, "--python", SCRIPTS / "real_engines.py", "--", *shot, "--out", tmp_path]
+    environ = {**os.environ, "RETAKE_HOME": str(tmp_path / "home"), "RETAKE_MODELS": str(tmp_path / "models")}
+    done = subprocess.run(
+        [str(word) for word in command], cwd=SCRIPTS.parents[1], env=environ, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=400, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    told = json.loads((tmp_path / "engines.json").read_text())
+    assert told["take"] == "DONE"
+    assert "random" in told["notes"]
+    assert max(told["longest hold of the window, ms"].values()) < HELD_AT_MOST, told
+    assert len(list(tmp_path.glob("*.png"))) >= 14
