@@ -222,6 +222,37 @@ def test_transforms_json_has_lenses_of_every_kind(write):
         formats.read(write("transforms.json", nerfstudio(camera_model="EQUIRECTANGULAR")))
 
 
+def _ply(points: np.ndarray, kind: str) -> bytes:
+    head = f"ply\nformat {kind} 1.0\nelement vertex {len(points)}\n"
+    head += "".join(f"property float {axis}\n" for axis in "xyz") + "property uchar red\nend_header\n"
+    if kind == "ascii":
+        return (head + "".join(f"{x:.9g} {y:.9g} {z:.9g} 7\n" for x, y, z in points)).encode()
+    order = "<" if "little" in kind else ">"
+    rows = np.zeros(len(points), [(axis, order + "f4") for axis in "xyz"] + [("red", "u1")])
+    rows["x"], rows["y"], rows["z"] = points.T
+    return head.encode() + rows.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["ascii", "binary_little_endian", "binary_big_endian"])
+def test_nerfstudios_points_become_tracks(write, tmp_path, kind):
+    path = write("transforms.json", nerfstudio(ply_file_path="sparse_pc.ply"))
+    _, notes = formats.read(path)
+    assert any("not beside the file" in note for note in notes)
+    content = _ply(SCENE.points(), kind)
+    (tmp_path / "sparse_pc.ply").write_bytes(content)
+    solve, notes = formats.read(path)
+    np.testing.assert_allclose(solve.tracks.positions[3], SCENE.points(), rtol=1e-6)
+    uv = SCENE.project(SCENE.points())
+    np.testing.assert_array_equal(solve.tracks.visibility, ((uv >= 0) & (uv < [W, H])).all(-1))
+    assert any("60 of 60 points" in note for note in notes)
+    for damaged in (content[:-9], content[:40], b"", content.replace(b"vertex 60", b"vertex 99999999"), content.replace(b"float x", b"float q")):  # fmt: skip
+        (tmp_path / "sparse_pc.ply").write_bytes(damaged)
+        with pytest.raises(BadFile, match=r"sparse_pc\.ply"):
+            formats.read(path)
+    _, notes = formats.read(write("transforms.json", nerfstudio(ply_file_path="../../etc/passwd")))
+    assert any("not beside the file" in note for note in notes)
+
+
 def test_a_folder_with_a_transforms_file_is_enough(write, tmp_path):
     write("transforms.json", nerfstudio())
     assert formats.detect(tmp_path) == "nerfstudio / instant-ngp"

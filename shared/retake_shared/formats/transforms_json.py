@@ -1,7 +1,8 @@
 """nerfstudio's and instant-ngp's `transforms.json`: `transform_matrix` c2w with OpenGL axes for every image.
 
 `fl_x fl_y cx cy w h` (or `camera_angle_x`) for all images, or in each; distortion `k1 k2 p1 p2 ...`. Images are frames
-in the order of their names; they need not exist. Points (`ply_file_path`) are not read.
+in the order of their names; they need not exist. Of nerfstudio's points (`ply_file_path`, in the same world) tracks are
+made that do not move.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ import numpy as np
 from .. import geometry
 from ..errors import BadFile
 from ..shot import Cameras, Footage, Solve, Tracks
-from . import colmap, convention, mending, posed_depth, textfile
+from . import colmap, convention, mending, ply, posed_depth, textfile
 from .colmap_cameras import ModelCamera
 from .colmap_model import ModelImage
 from .hints import Hints
 
 NAME = "nerfstudio / instant-ngp"
 LOOKED_FOR = "JSON with frames of transform_matrix (transforms.json)"
+
+MAX_POINTS = 20_000
 
 _DISTORTION = ("k1", "k2", "p1", "p2")
 
@@ -66,9 +69,31 @@ def read(path: Path, footage: Footage | None, hints: Hints) -> tuple[Solve, list
         geometry.sample_rows(K, np.interp(at, frames, np.arange(len(frames)))),
         *size,
     )
-    solve = Solve(cameras, Tracks.empty(count), source=f"{NAME}, poses read as camera-to-world, OpenGL axes")
-    notes += [*pose_notes, *size_notes, *K_notes, *_lens_notes(content, size, K[0])]
-    return solve, [posed_depth.no_tracks(NAME), *notes]
+    tracks, track_notes = _tracks(content, cameras, path)
+    notes = [*track_notes, *notes, *pose_notes, *size_notes, *K_notes, *_lens_notes(content, size, K[0])]
+    return Solve(cameras, tracks, source=f"{NAME}, poses read as camera-to-world, OpenGL axes"), notes
+
+
+def _tracks(content: dict[str, Any], cameras: Cameras, path: Path) -> tuple[Tracks, list[str]]:
+    """The points beside the file, visible wherever they lie inside the picture, and notes."""
+    frames, name = len(cameras), content.get("ply_file_path")
+    if not isinstance(name, str):
+        return Tracks.empty(frames), [posed_depth.no_tracks(NAME)]
+    place = (path.parent / name).resolve()
+    if not place.is_relative_to(path.parent.resolve()) or not place.is_file():
+        return Tracks.empty(frames), [
+            posed_depth.no_tracks(NAME),
+            f"The points in {name[:80]} are not beside the file.",
+        ]
+    points = ply.read_points(place)
+    points = points[(np.abs(points) < mending.ABSURD).all(1)]
+    most = max(min(MAX_POINTS, colmap.MAX_TRACK_POINTS // frames), 1)
+    chosen = np.unique(np.linspace(0, max(len(points) - 1, 0), min(most, len(points))).astype(int))
+    notes = [f"{len(chosen)} of {len(points)} points became tracks, visible wherever they lie inside the frame."]
+    positions = np.repeat(points[None, chosen], frames, 0)
+    uv, depth = cameras.project(positions)
+    visible = geometry.inside_image(uv, depth, cameras.width, cameras.height)
+    return Tracks.make(positions, visible, ids=chosen), notes
 
 
 def _number(*places: tuple[dict[str, Any], str], where: str) -> float | None:
