@@ -7,6 +7,7 @@ when a command needs them: `serve` starts without torch, `--help` without anythi
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -171,6 +172,9 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 def _render(arguments: argparse.Namespace) -> int:
     """Render one edit of one shot to a folder of PNG frames, the hole masks, and take.json, which repeats it."""
+    from . import environment
+
+    os.environ.update(environment.RENDERING)
     from . import render_files
 
     stop = Stop()

@@ -26,9 +26,6 @@ def restrict(device: Device, cores: int) -> str:
     if device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         os.environ[ONLY_CPU] = "1"
-    # Threads that wait must not spin: with Blender, or anything, at work on the same cores a forward of the video model
-    # took 4 to 10 times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     process = psutil.Process()
     if not hasattr(process, "cpu_affinity"):
         return f"{_gpu_words()}CPU, all {os.cpu_count()} cores"

@@ -179,6 +179,8 @@ class _Job:
         except RetakeError as error:
             told = {key: self._readable(getattr(error, key)) for key in ("what", "where", "remedy")}
             self._tell("failed", error=told)
+            if getattr(error, "ends_process", False):
+                os._exit(1)  # nothing more can be done in this process: the broker starts a fresh one
         else:
             self._tell("done")
 

@@ -29,6 +29,7 @@ from typing import Any
 
 from retake_shared.protocol import Refused
 
+from ..environment import NO_TELEMETRY
 from ..weights.catalogue import CATALOGUE
 from ..weights.store import INCOMING, MANIFEST, Entry, WeightStore
 from .inbox import Inbox
@@ -351,15 +352,6 @@ class _Task:
                 said = line.decode(errors="replace").rstrip()
                 self._errors.append(said[:500])
                 print(f"{self.order.kind} {self.order.model}: {said}", file=sys.stderr, flush=True)
-
-
-NO_TELEMETRY = {
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_DISABLE_UPDATE_CHECK": "1",
-}
-"""For every process that loads the hub's libraries: nothing is told to anybody."""
 
 
 def task_command(kind: str, model: str) -> Sequence[str]:

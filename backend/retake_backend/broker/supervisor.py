@@ -38,8 +38,8 @@ from typing import Any
 
 from retake_shared.protocol import PICTURE_BYTES, Refused
 
+from .. import environment
 from .inbox import Inbox
-from .models import NO_TELEMETRY
 from .store import Assignment, JobStore
 
 ATTEMPTS = 3
@@ -393,11 +393,8 @@ def worker_command(assets: Path, device: str = "auto", cores: int = 0) -> list[s
 
 
 def worker_environment(models: Path) -> dict[str, str]:
-    """What a worker finds in its environment: the folder of models, and that nothing is to be asked of the internet."""
-    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    # A small file can unpack to a picture that fills the memory: no picture of more than 2^28 pixels is opened.
-    pictures = {"OPENCV_IO_MAX_IMAGE_PIXELS": str(2**28)}
-    return {**os.environ, "RETAKE_MODELS": str(models), **offline, **NO_TELEMETRY, **pictures}
+    """What a worker finds in its environment: the folder of models, and how to behave (`environment.RENDERING`)."""
+    return {**os.environ, **environment.RENDERING, "RETAKE_MODELS": str(models)}
 
 
 def _parse(line: bytes) -> dict[str, Any]:
