@@ -92,6 +92,16 @@ def test_what_the_engine_says_reaches_the_client_without_retry(shared_backend, s
         assert client.job(events[0].job).error == events[-1].data
 
 
+def test_a_lost_gpu_fails_one_job_in_words_and_the_next_has_a_fresh_process(shared_backend, shot, worker_of):
+    with shared_backend.client() as client:
+        before = worker_of(client)
+        (failed,) = [e for e in client.events(shot.submit(client, lost=2), timeout=60) if e.kind == "failed"]
+        assert "GPU failed" in failed.data["what"]
+        assert kinds(client.events(shot.submit(client), timeout=60))[-1] == "done"
+        assert client.job(failed.job).attempt == 1
+        assert worker_of(client) != before
+
+
 @pytest.mark.parametrize("wrong", ["engine", "edit", "footage", "frames"])
 def test_wrong_input_fails_with_a_remedy_and_the_users_names(shared_backend, shot, wrong):
     with shared_backend.client() as client:

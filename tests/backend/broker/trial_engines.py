@@ -13,7 +13,8 @@ from retake_shared.errors import RetakeError
 
 class Trial:
     """Gives the footage's frames back, `seconds` apart. options: die = crash at that frame, once per `witness` file or
-    always; hang = sleep there without a word; fail = raise a RetakeError there; killed = killed by the system there;
+    always; hang = sleep there without a word; fail = raise a RetakeError there; lost = one
+    that says that its GPU is gone; killed = killed by the system there;
     refused_memory = the system gives no more memory there; compute = so many seconds of work before the first frame;
     pictures = height of a rough picture reported with every frame; keep = megabytes kept as a model is."""
 
@@ -45,6 +46,10 @@ class Trial:
                 time.sleep(1000)
             if index == options.get("fail"):
                 raise RetakeError("the trial engine does not like it.", f"frame {index}", "Use another engine.")
+            if index == options.get("lost"):
+                from retake_backend.models.memory import DeviceLost
+
+                raise DeviceLost("The GPU failed while it was at work.", "GPU", "Generate again.")
             rgb = request.footage.frame(index)
             if "pictures" in options:
                 side = options["pictures"]
