@@ -1,13 +1,11 @@
 """Engines and options in the panel: what the artist chose is what the engine gets, now and when the file is opened."""
 
-from __future__ import annotations
-
 import bpy
 import pytest
 from retake_shared.engine_options import ENGINES, describe
 from retake_shared.errors import BadShot
 
-from blender_addon import engine_settings, rendering
+from blender_addon import engine_settings, properties, rendering
 
 EVERY_OPTION = [(engine, option) for engine in ENGINES for option in engine.options]
 NUMBERS = [(engine, option) for engine, option in EVERY_OPTION if option.kind in ("whole", "number")]
@@ -93,12 +91,28 @@ def test_a_files_engine_and_options_are_the_same_when_it_is_opened_again(setting
     assert (found.engine, found.options) == ("vace", {"memory": "8", "control": 0.7})
 
 
-def test_a_file_that_was_saved_with_the_only_engine_of_its_time_has_it(settings, shot):
-    settings.id_data.property_unset("retake")
-    if bpy.app.version < (5, 0, 0):
-        settings.id_data["retake"]["engine"] = 0  # how such a file stores the choice
-    assert shot[0].retake.engine == "preview"
-    assert rendering.settings_of(shot[0]).engine == "preview"
+class OldShot(bpy.types.PropertyGroup):
+    """A shot's settings as the first release had them."""
+
+    engine: bpy.props.EnumProperty(items=(("preview", "Preview", ""),))
+    seed: bpy.props.IntProperty()
+
+
+def test_a_file_that_was_saved_with_the_only_engine_of_its_time_has_it(tmp_path):
+    bpy.utils.register_class(OldShot)
+    bpy.types.Object.retake = bpy.props.PointerProperty(type=OldShot)
+    try:
+        root = bpy.data.objects.new("old", None)
+        bpy.context.scene.collection.objects.link(root)
+        root.retake.engine, root.retake.seed = "preview", 3
+        bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "old.blend"))
+    finally:
+        bpy.types.Object.retake = bpy.props.PointerProperty(type=properties.RetakeShot)
+        bpy.utils.unregister_class(OldShot)
+    bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "old.blend"))
+    root = bpy.data.objects["old"]
+    assert (root.retake.engine, root.retake.seed) == ("preview", 3)
+    assert (rendering.settings_of(root).engine, rendering.settings_of(root).options) == ("preview", {})
 
 
 def test_engines_beyond_the_table_are_chosen_by_name_and_their_options_by_words(settings, shot, two_beyond):
