@@ -161,7 +161,7 @@ def _droid(content: dict[Any, Any], path: Path) -> tuple[Solve, list[str]]:
     stamps = np.arange(frames)
     if "tstamps" in content:
         stamps = np.rint(_array(content, "tstamps", path, (frames,)).astype(np.float64)).astype(np.int64)
-    if not frames or stamps[0] < 0 or (np.diff(stamps) < 1).any() or stamps[-1] > 1000 * frames + 10_000:
+    if not frames or stamps[0] < 0 or (np.diff(stamps) < 1).any() or stamps[-1] > 100 * frames + 1000:
         raise BadFile("is not an increasing list of frame numbers.", f"{path}: tstamps", "Solve again.")
     depth = megasam.depth_of(disparity, frames)
     if depth is None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from retake_shared import fitting, formats
+from retake_shared import fitting, formats, lifting
 from retake_shared.errors import BadFile, RetakeError
 
 from tests.shared.made_up_scene import CX, CY, FX, FY, H, Scene, T, W, error_px
@@ -288,3 +288,31 @@ def test_damaged_npy_files_give_a_solve_or_a_clear_error(tmp_path, name, cut, pa
     (folder / name).write_bytes(content[:cut] + patch + (content[cut + len(patch) :] if len(patch) % 2 else b""))
     error = failure_of(folder)
     assert error is None or str(folder) in str(error)
+
+
+# ---- the real thing: a real solver's poses and depth maps, in other solvers' files ----
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_real_depth_maps_lift_to_points_and_tell_inverted_poses(sample_data, tmp_path, inverted):
+    real, _ = formats.read(sample_data / "solves" / "spatialtrackerv2_13f.npz")
+    assert real.depth is not None
+    stored = np.linalg.inv(real.cameras.c2w) if inverted else real.cameras.c2w
+    np.savez(tmp_path / "r.npz", cam_c2w=stored, intrinsic=real.cameras.K, depths=real.depth)
+    solve, notes = formats.read(tmp_path / "r.npz")
+    np.testing.assert_allclose(solve.cameras.c2w, real.cameras.c2w, atol=1e-6)
+    assert any("poses were read as world-to-camera" in note for note in notes) == inverted
+    assert len(solve.tracks) > 2000
+    found = fitting.reproject(solve)
+    assert found.fit.inside > 0.99
+    assert found.fit.agreeing is not None
+    assert found.fit.agreeing > 0.99
+
+
+def test_real_tracks_followed_in_2d_come_back_by_the_depth_maps(sample_data):
+    """The solver's own 3D points, projected and lifted again: within a few percent of their depth, as its maps are."""
+    real, _ = formats.read(sample_data / "solves" / "spatialtrackerv2_13f.npz")
+    uv, z = real.cameras.project(real.tracks.positions)
+    tracks, _ = lifting.lift(uv, real.tracks.visibility, real.cameras, real.depth)
+    away = np.linalg.norm(tracks.positions - real.tracks.positions[:, tracks.ids], axis=-1) / z[:, tracks.ids]
+    assert np.median(away[tracks.visibility]) < 0.02

@@ -133,14 +133,16 @@ def _identify(path: Path) -> tuple[str, Reader]:
             "Turn it into a solve with Retake's backend: retake convert FILE --out solve.npz.",
         )
     if not is_zip:
-        raise _unknown(path, _listing(path) if path.is_dir() else f"a file of {path.stat().st_size} bytes, no .npz")
+        if path.is_dir():
+            raise _unknown(path, _listing(path), (vipe, colmap, gen3c, megasam, transforms_json, wanmove))
+        raise _unknown(path, f"a file of {path.stat().st_size} bytes, no .npz", (*_OF_JSON, *_OF_TEXT))
     with NpzFile(path) as npz:
         for module in _OF_ARRAYS:
             if module.recognises(npz):
                 return module.NAME, lambda footage, hints, m=module: _read_arrays(m.read, path, footage)
         if cotracker.recognises(npz):
             return cotracker.NAME, lambda footage, hints: (_read_arrays(cotracker.read, path, hints), [])
-        raise _unknown(path, npz.describe())
+        raise _unknown(path, npz.describe(), (*_OF_ARRAYS, cotracker))
 
 
 def _of_words(path: Path) -> tuple[str, Reader] | None:
@@ -163,9 +165,13 @@ def _read_arrays(reader: Callable[[NpzFile, Any], Any], path: Path, argument: An
         return reader(npz, argument)
 
 
-def _unknown(path: Path, found: str) -> BadFile:
-    wanted = "; ".join(f"{module.NAME}: {module.LOOKED_FOR}" for module in _ALL)
-    return BadFile(f"is no solve that Retake reads. Found: {found}.", str(path), f"Looked for {wanted}.")
+def _unknown(path: Path, found: str, likely: tuple[ModuleType, ...]) -> BadFile:
+    """likely: the formats that such a file or folder could have been, whose contents are spelt out."""
+    wanted = "; ".join(f"{module.NAME}: {module.LOOKED_FOR}" for module in likely)
+    others = ", ".join(module.NAME for module in _ALL if module not in likely)
+    return BadFile(
+        f"is no solve that Retake reads. Found: {found}.", str(path), f"Looked for {wanted}. Also read: {others}."
+    )
 
 
 def _listing(folder: Path) -> str:

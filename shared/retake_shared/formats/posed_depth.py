@@ -11,7 +11,7 @@ from .. import geometry, lifting
 from ..errors import BadFile
 from ..shot import Cameras, Solve, Tracks
 from . import convention, mending
-from .npz import NpzFile
+from .npz import MAX_ARRAY_BYTES, NpzFile
 
 MAP_SIDE = 640
 """Depth maps are thinned to whole-number steps until their longer side fits, after points were lifted from them."""
@@ -72,7 +72,7 @@ def assemble(
                      f"{declared}, which this solver is documented to write, they do not.")  # fmt: skip
     c2w = convention.READINGS[reading](rigid)
     if solved is not None:
-        c2w, K, depth, moving, gap_notes = _filled(c2w, K, depth, moving, solved)
+        c2w, K, depth, moving, gap_notes = _filled(c2w, K, depth, moving, solved, where)
         notes += gap_notes
     cameras = Cameras(c2w, K, *size)
     if depth is None:
@@ -98,11 +98,14 @@ def _filled(
     depth: NDArray[np.float32] | None,
     moving: NDArray[np.bool_] | None,
     solved: NDArray[Any],
+    where: str,
 ) -> tuple[geometry.Array, geometry.Array, NDArray[np.float32] | None, NDArray[np.bool_] | None, list[str]]:
     """Everything for frames 0 .. the last solved one."""
     count = int(solved[-1]) + 1
     if count == len(solved):
         return c2w, K, depth, moving, []
+    if depth is not None and count * depth[0].nbytes > MAX_ARRAY_BYTES:
+        raise BadFile(f"reaches to frame {count - 1} with maps too large for so many.", where, "Solve a shorter part.")
     at = np.arange(count)
     maps: list[NDArray[Any] | None] = []
     for layers in (depth, moving):
@@ -122,7 +125,9 @@ def _agreed(
     """The reading of the poses under which depth maps of different frames show one scene; the declared one in doubt."""
     scores = {name: _agreement(Cameras(to_c2w(poses), K, *size), depth) for name, to_c2w in convention.READINGS.items()}
     best = max(scores, key=lambda name: scores[name])
-    return best if scores[best] > scores[declared] + convention.CLEARLY else declared
+    # Frames far apart share little, so that even the right reading may score low: then twice as much is clear enough.
+    clearly = min(convention.CLEARLY, max(scores[declared], 0.1))
+    return best if scores[best] > scores[declared] + clearly else declared
 
 
 def _agreement(cameras: Cameras, depth: NDArray[np.float32]) -> float:
