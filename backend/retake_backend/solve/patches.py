@@ -23,6 +23,7 @@ _y, _x = (a.ravel() for a in np.mgrid[-RADIUS : RADIUS + 1, -RADIUS : RADIUS + 1
 _WEIGHTS = np.exp(-0.5 * (_x**2 + _y**2) / (0.6 * RADIUS) ** 2).astype(np.float32)
 _WEIGHTS /= _WEIGHTS.sum()
 _STILL = 0.02
+_ALONG_EDGES = 0.02
 _AFFINE_DAMPING = np.array([0.0, 0.0, 0.15, 0.15, 0.15, 0.15], np.float32)
 
 
@@ -105,13 +106,30 @@ def templates(image: _Array, uv: NDArray, affine: NDArray | None = None) -> Temp
     hessian = np.einsum("nkp,nlp->nkl", weighted, descent, optimize=True)
     damping = np.eye(6, dtype=np.float32) * (_AFFINE_DAMPING + 1e-6) * (1 + np.zeros((len(uv), 1, 1), np.float32))
     solver = np.linalg.solve(hessian + damping, weighted)
-    # The weaker direction's curvature in grey levels: how far noise moves the point.
-    block = hessian[:, :2, :2] * (deviation**2)[:, None, None]
-    half = (block[:, 0, 0] - block[:, 1, 1]) / 2
-    weakest = (block[:, 0, 0] + block[:, 1, 1]) / 2 - np.hypot(half, block[:, 0, 1])
-    effective = 1 / float((_WEIGHTS**2).sum())  # so many independent pixels
-    sigma = NOISE / np.sqrt(np.maximum(weakest, 1e-6) * effective)
+    size = np.sqrt(np.abs(affine[:, 0, 0] * affine[:, 1, 1] - affine[:, 0, 1] * affine[:, 1, 0]))
+    sigma = size * _deviation(hessian[:, :2, :2] * (deviation**2)[:, None, None])
     return Templates(values, solver.astype(np.float32), sigma.astype(np.float32))
+
+
+def _deviation(block: _Array) -> _Array:
+    """px by which a point may be off, from the curvature (..., 2, 2) of its patch in grey levels.
+
+    NOISE moves it along the direction of the least curvature; and along an edge, what the model leaves out (shadows,
+    shapes that are not flat) moves it in proportion to the curvature across. The share is measured, see the tests.
+    """
+    half = (block[..., 0, 0] - block[..., 1, 1]) / 2
+    middle, apart = (block[..., 0, 0] + block[..., 1, 1]) / 2, np.hypot(half, block[..., 0, 1])
+    weakest, strongest = np.maximum(middle - apart, 1e-3), middle + apart
+    effective = 1 / float((_WEIGHTS**2).sum())  # so many independent pixels
+    return np.asarray(np.sqrt((NOISE**2 / effective + _ALONG_EDGES**2 * strongest) / weakest), np.float32)
+
+
+def sharpness(image: _Array) -> _Array:
+    """(h, w) float32: how well the place of each pixel's patch is determined, 1 / px; `Templates.deviation` inverted."""
+    gx, gy = cv2.Sobel(image, -1, 1, 0, scale=1 / 8), cv2.Sobel(image, -1, 0, 1, scale=1 / 8)
+    box = (RADIUS + 2, RADIUS + 2)  # about the weights' area
+    xx, xy, yy = (cv2.blur(a, box) for a in (gx * gx, gx * gy, gy * gy))
+    return 1 / _deviation(np.stack([xx, xy, xy, yy], -1).reshape(*image.shape, 2, 2))
 
 
 def align(

@@ -26,16 +26,17 @@ VERSION = 1
 POINTS = 3000
 """How many points are aimed at in one frame."""
 
-OCCLUSION = 15
+OCCLUSION = 24
 """Frames for which a lost point is looked for."""
 
 SHORTEST = 5
 """Frames. A point seen in fewer of them says nothing."""
 
-_FOUND, _CERTAIN, _SAME = 0.80, 0.90, 0.93
-"""Correlation with its patch from which on a point is found; found although the flow is not sure; found again after
-it was lost or, with the frame before, still the same although it no longer looks like its patch."""
-_FLAT = 0.6
+_FOUND, _CERTAIN, _SAME, _AGAIN = 0.80, 0.90, 0.93, 0.96
+"""Correlation with its patch from which on a point is found; found although the flow is not sure; with the frame
+before, still the same although it no longer looks like its patch; found again after it was lost."""
+_FLAT = 0.5
+_WIDE, _WIDE_FROM = 2.0, 0.15
 """px by which noise may move a point; more is too flat a place to follow."""
 _EDGE = 0.8
 """px per frame by which flow may differ within a patch; more is the border of something that moves on its own."""
@@ -43,7 +44,7 @@ _CONSISTENT, _CONSISTENT_SHARE = 0.7, 0.05
 """px, and share of the motion, by which flow there and back may miss."""
 _APART = 0.8
 """Share of the points' spacing that new points keep from those that are there."""
-_NEIGHBOURS = 8
+_NEIGHBOURS = 10
 _ASKED = 800
 _LIVE, _LOST, _DEAD = 0, 1, 2
 
@@ -87,7 +88,7 @@ class _Rows:
     renewed: NDArray[np.int32]
     slot: NDArray[np.int32]
     affine: NDArray[np.float32]
-    neighbours: NDArray[np.int32]
+    scale: NDArray[np.float32]
     deviation: NDArray[np.float32]
 
     @classmethod
@@ -101,7 +102,7 @@ class _Rows:
             renewed=np.zeros(room, np.int32),
             slot=np.full(room, -1, np.int32),
             affine=np.zeros((room, 2, 2), np.float32),
-            neighbours=np.full((room, _NEIGHBOURS), -1, np.int32),
+            scale=np.ones(room, np.float32),
             deviation=np.zeros(room, np.float32),
         )
 
@@ -143,13 +144,13 @@ class _Tracker:
         miss = np.linalg.norm(q + sample(back, q) - p, axis=1)
         moved = np.linalg.norm(move, axis=1)
         consistent = miss < _CONSISTENT + _CONSISTENT_SHARE * moved
-        whole = self._inside(q, RADIUS + 1)
+        whole = self._inside(q, RADIUS * rows.scale[live] + 1)
         tried = np.flatnonzero(whole & (miss < 3 + 0.2 * moved))
         found, affine, match = self._align(image, live[tried], q[tried])
         away = np.linalg.norm(found - q[tried], axis=1)
         sure = consistent[tried]
         good = (match >= np.where(sure, _FOUND, _CERTAIN)) & (away < np.where(sure, 1.5, 1.0) + 0.1 * moved[tried])
-        good &= _sane(affine)
+        good &= _sane(affine, rows.scale[live[tried]])
         hit = tried[good]
         q[hit] = found[good]
         rows.affine[live[hit]] = affine[good]
@@ -164,14 +165,14 @@ class _Tracker:
             same = patches.correlation(self.image, p[doubt], image, q[doubt])
             rim = ~whole[doubt]
             calm = sample(self.edge, p[doubt]) < _EDGE
-            on = (same >= np.where(rim, _CERTAIN, _SAME)) & calm
+            on = (rim | (same >= _SAME)) & calm  # a patch that the frame cuts off cannot be compared
             doubt, same, rim = doubt[on], same[on], rim[on]
             kept[doubt] = True
-            scores[doubt] = np.where(rim, 0.8, 0.85) * same
+            scores[doubt] = np.where(rim, 0.87, 0.9 * same)
             self._renew(live[doubt[~rim]], image, q[doubt[~rim]])
         rows.uv[live[kept], t + 1] = q[kept]
         rows.match[live[kept], t + 1] = scores[kept]
-        self._lose(live[~kept], t, live, ahead)
+        rows.state[live[~kept]], rows.lost[live[~kept]] = _LOST, t
         gone = live[~kept & ~self._inside(q, 1)]
         self._drop(gone)
 
@@ -185,63 +186,71 @@ class _Tracker:
     def _renew(self, which: NDArray[np.intp], image: NDArray[np.float32], uv: NDArray[np.float32]) -> None:
         """Let points go on from what they look like now."""
         if len(which) and self.pool is not None:
-            new = patches.templates(image, uv)
+            straight = self.rows.scale[which, None, None] * np.eye(2, dtype=np.float32)
+            new = patches.templates(image, uv, straight)
             self.pool.put(self.rows.slot[which], new)
-            self.rows.affine[which] = np.eye(2, dtype=np.float32)
+            self.rows.affine[which] = straight
             self.rows.renewed[which] += 1
             self.rows.deviation[which] = np.maximum(self.rows.deviation[which], new.deviation)
 
     # --- lost and found ---
 
-    def _lose(self, which: NDArray[np.intp], t: int, live: NDArray[np.intp], ahead: Flow) -> None:
-        """Points last seen in frame t; remember the neighbours that moved as they did."""
-        rows = self.rows
-        rows.state[which] = _LOST
-        rows.lost[which] = t
-        others = live[rows.state[live] == _LIVE]
-        others = others[:: 1 + len(others) // _ASKED]
-        if not len(which) or len(others) < _NEIGHBOURS or t == 0:
-            return
-        near = np.linalg.norm(rows.uv[which, t][:, None] - rows.uv[others, t], axis=2)
-        speed = rows.uv[which, t] - rows.uv[which, t - 1]
-        theirs = rows.uv[others, t] - rows.uv[others, t - 1]
-        unlike = np.linalg.norm(speed[:, None] - theirs, axis=2)
-        limit = 0.7 + 0.1 * np.linalg.norm(speed, axis=1)
-        # A point that was just born has no motion of its own to compare.
-        usable = (near < 8 * self.spacing) & ((unlike < limit[:, None]) | ~np.isfinite(speed).all(1)[:, None])
-        near = np.where(usable & np.isfinite(theirs).all(1), near, np.inf)
-        best = np.argpartition(near, _NEIGHBOURS - 1, axis=1)[:, :_NEIGHBOURS]
-        rows.neighbours[which] = np.where(np.isfinite(np.take_along_axis(near, best, 1)), others[best], -1)
-
     def _find_again(self, t: int) -> None:
-        """Look for lost points in frame t where their neighbours say."""
+        """Look for lost points in frame t where their neighbours went."""
         rows = self.rows
         lost = np.flatnonzero(rows.state[: self.count] == _LOST)
         self._drop(lost[t - rows.lost[lost] > OCCLUSION])
-        lost = lost[t - rows.lost[lost] <= OCCLUSION]
-        if not len(lost):
-            return
-        near = rows.neighbours[lost]
-        last = rows.uv[lost, rows.lost[lost]]
-        before = rows.uv[near, rows.lost[lost][:, None]]
-        motion = np.where((near >= 0)[..., None], rows.uv[near, t] - before, np.nan)
-        known = np.isfinite(motion).all(2).sum(1)
-        tried = known >= 3
-        lost, last, motion = lost[tried], last[tried], motion[tried]
-        if not len(lost):
-            return
-        start = last + np.nanmedian(motion, axis=1)
-        spread = np.nanmedian(np.abs(motion - (start - last)[:, None]).max(2), axis=1)
-        inside = self._inside(start, RADIUS + 1)
+        ago = t - rows.lost[lost]
+        lost = lost[(ago <= OCCLUSION) & ((ago < 3) | ((lost + t) % 2 == 0))]  # every other frame is often enough
+        live = np.flatnonzero(rows.state[: self.count] == _LIVE)
+        start, spread = np.full((len(lost), 2), np.nan, np.float32), np.zeros(len(lost), np.float32)
+        for since in np.unique(rows.lost[lost]):
+            group = np.flatnonzero(rows.lost[lost] == since)
+            start[group], spread[group] = self._predict(lost[group], live, int(since), t)
+        with np.errstate(invalid="ignore"):
+            inside = self._inside(start, RADIUS * rows.scale[lost] + 1)
         lost, start, spread = lost[inside], start[inside], spread[inside]
+        if not len(lost):
+            return
         found, affine, match = self._align(self.image, lost, start)
         away = np.linalg.norm(found - start, axis=1)
-        good = (match >= _SAME) & (away < 1.5 + spread) & _sane(affine)
+        good = (match >= _AGAIN) & (away < 1 + spread / 2) & _sane(affine, rows.scale[lost])
         good &= rows.deviation[lost] < _FLAT / 2
         lost = lost[good]
         rows.state[lost] = _LIVE
         rows.uv[lost, t], rows.match[lost, t], rows.affine[lost] = found[good], match[good], affine[good]
         self._merge(lost, t)
+
+    def _predict(
+        self, lost: NDArray[np.intp], live: NDArray[np.intp], since: int, t: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Where points lost after frame `since` are in frame t, by the nearest that moved as they did, and how sure."""
+        rows = self.rows
+        unknown = np.full((len(lost), 2), np.nan, np.float32), np.zeros(len(lost), np.float32)
+        live = live[np.isfinite(rows.uv[live, since, 0]) & (rows.born[live] < since)]
+        live = live[:: 1 + len(live) // _ASKED]
+        if len(live) < _NEIGHBOURS or since == 0:
+            return unknown
+        p, q = rows.uv[lost, since], rows.uv[live, since]
+        speed, theirs = p - rows.uv[lost, since - 1], q - rows.uv[live, since - 1]
+        near = ((p[:, None] - q) ** 2).sum(2)
+        unlike = ((speed[:, None] - theirs) ** 2).sum(2)
+        alike = unlike < (0.7 + 0.1 * np.linalg.norm(speed, axis=1)[:, None]) ** 2
+        near = np.where(alike, near, np.inf)  # a point just born has no motion to compare, and is not looked for
+        best = np.argpartition(near, _NEIGHBOURS - 1, axis=1)[:, :_NEIGHBOURS]
+        near = np.take_along_axis(near, best, 1)
+        usable = np.isfinite(near).all(1) & (near.max(1) < (20 * self.spacing) ** 2)
+        # Their motion as a plane over the picture, the nearer ones counting more.
+        offset = np.concatenate([q[best] - p[:, None], np.ones((*best.shape, 1), np.float32)], 2)
+        motion = rows.uv[live, t][best] - q[best]
+        weight = 1 / (near + self.spacing**2)
+        weight[~usable] = 0
+        weighted = offset * weight[..., None]
+        normal = np.einsum("nki,nkj->nij", weighted, offset) + np.diag([0.1, 0.1, 1e-6])
+        plane = np.linalg.solve(normal, np.einsum("nki,nkc->nic", weighted, motion))
+        miss = np.abs(np.einsum("nki,nic->nkc", offset, plane) - motion).max(2)
+        start = np.where(usable[:, None], p + plane[:, 2], np.nan)
+        return start.astype(np.float32), np.minimum(np.median(miss, axis=1), 3).astype(np.float32)
 
     def _merge(self, found: NDArray[np.intp], t: int) -> None:
         """Points born while these were lost, in their place, are the same points: they become one."""
@@ -287,9 +296,16 @@ class _Tracker:
         where = self._places(t, ahead, back)
         if not len(where):
             return
-        new = patches.templates(self.image, where)
+        new, scale = patches.templates(self.image, where), np.ones(len(where), np.float32)
+        wide = np.flatnonzero((new.deviation > _WIDE_FROM) & self._inside(where, _WIDE * RADIUS + 1))
+        if len(wide):  # a place that shows little is followed by more of its surroundings
+            straight = np.broadcast_to(_WIDE * np.eye(2, dtype=np.float32), (len(wide), 2, 2))
+            wider = patches.templates(self.image, where[wide], straight)
+            better = wider.deviation < 0.7 * new.deviation[wide]
+            new.put(wide[better], wider[better])
+            scale[wide[better]] = _WIDE
         good = new.deviation < _FLAT
-        where, new = where[good], new[good]
+        where, new, scale = where[good], new[good], scale[good]
         while self.count + len(where) > len(self.rows.state):
             self.rows = self.rows.grown()
         slots = self._slots(len(where))
@@ -298,13 +314,13 @@ class _Tracker:
         self.pool.put(slots, new)
         rows.uv[which, t], rows.match[which, t] = where, 1
         rows.state[which], rows.born[which], rows.slot[which] = _LIVE, t, slots
-        rows.affine[which], rows.deviation[which] = np.eye(2, dtype=np.float32), new.deviation
+        rows.scale[which], rows.deviation[which] = scale, new.deviation
+        rows.affine[which] = scale[:, None, None] * np.eye(2, dtype=np.float32)
         self.count += len(where)
 
     def _places(self, t: int, ahead: Flow, back: Flow) -> NDArray[np.float32]:
         """(n, 2) px, the places of frame t that can be followed best, one in each empty cell."""
-        gray = self.frames[t]
-        score = cv2.cornerMinEigenVal(gray, 7)
+        score = patches.sharpness(self.image)
         target = np.stack(np.meshgrid(np.arange(self.width), np.arange(self.height)), -1).astype(np.float32) + ahead
         returned = ahead + cv2.remap(back, target, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         moved = np.linalg.norm(ahead, axis=2)
@@ -342,9 +358,9 @@ class _Tracker:
         taken, self.free = self.free[:count], self.free[count:]
         return np.array(taken, np.int32)
 
-    def _inside(self, uv: NDArray[np.float32], rim: float) -> NDArray[np.bool_]:
-        high = np.array([self.width - rim, self.height - rim], np.float32)
-        return ((uv >= rim) & (uv <= high)).all(1)
+    def _inside(self, uv: NDArray[np.float32], rim: float | NDArray[np.float32]) -> NDArray[np.bool_]:
+        x, y = uv[:, 0], uv[:, 1]
+        return (x >= rim) & (y >= rim) & (x <= self.width - rim) & (y <= self.height - rim)
 
     # --- the whole ---
 
@@ -356,9 +372,9 @@ class _Tracker:
         visible = np.isfinite(uv[..., 0])
         last = len(uv) - 1
         for t in range(last - 1, -1, -1):  # weak frames before a loss: it had slipped already
-            visible[t] &= ~(~visible[t + 1] & (match[t] < 0.87))
+            visible[t] &= ~(~visible[t + 1] & (match[t] < 0.85))
         visible = _long_pieces(visible, 3)
-        sharp = 1 / (1 + (rows.deviation[:n] / 0.3) ** 2) * 0.9 ** rows.renewed[:n]
+        sharp = 1 / (1 + (rows.deviation[:n] / 0.2) ** 2) * 0.9 ** rows.renewed[:n]
         confidence = sharp * np.clip((match - 0.6) / 0.35, 0, 1)
         uv[~visible], confidence[~visible] = np.nan, 0
         return PointTracks(uv, visible, confidence.astype(np.float32)).select(visible.sum(0) >= SHORTEST)
@@ -373,10 +389,10 @@ def _edges(flow: Flow) -> NDArray[np.float32]:
     return np.asarray(cv2.resize(spread, flow.shape[1::-1], interpolation=cv2.INTER_NEAREST), np.float32)
 
 
-def _sane(affine: NDArray[np.float32]) -> NDArray[np.bool_]:
+def _sane(affine: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Which patches are neither turned inside out nor blown up."""
-    area = affine[:, 0, 0] * affine[:, 1, 1] - affine[:, 0, 1] * affine[:, 1, 0]
-    return (area > 0.2) & (area < 5) & (np.abs(affine).max((1, 2)) < 3)
+    area = (affine[:, 0, 0] * affine[:, 1, 1] - affine[:, 0, 1] * affine[:, 1, 0]) / scale**2
+    return (area > 0.2) & (area < 5) & (np.abs(affine).max((1, 2)) < 3 * scale)
 
 
 def _long_pieces(visible: NDArray[np.bool_], shortest: int) -> NDArray[np.bool_]:
@@ -389,15 +405,21 @@ def _long_pieces(visible: NDArray[np.bool_], shortest: int) -> NDArray[np.bool_]
 
 
 def select(points: PointTracks, size: tuple[int, int], count: int = 3000) -> PointTracks:
-    """At most `count` of the points: the longest, evenly over frame and clip."""
-    raise NotImplementedError
-
-
-def cuts(frames: Sequence[Gray]) -> list[int]:
-    """Frames that begin a new scene, without the first."""
-    raise NotImplementedError
-
-
-def trouble(frames: Sequence[Gray]) -> str:
-    """Why these frames cannot be followed (black, frozen, noise), in words, or ""."""
-    raise NotImplementedError
+    """At most `count` of the points, in their order: the longest and surest, evenly over frame and clip."""
+    if len(points) <= count:
+        return points
+    worth = points.confidence.sum(0) + 0.01 * points.lengths
+    across = max(1, round(np.sqrt(count / 12 * size[0] / size[1])))
+    down = max(1, round(across * size[1] / size[0]))
+    rank = np.full(len(points), len(points))
+    for t in np.unique(np.linspace(0, points.frame_count - 1, 13).round().astype(int)):
+        seen = np.flatnonzero(points.visible[t])
+        cell = np.floor(points.uv[t, seen] / size * (across, down)).astype(int)
+        cell = np.clip(cell[:, 1], 0, down - 1) * across + np.clip(cell[:, 0], 0, across - 1)
+        order = np.lexsort((-worth[seen], cell))
+        starts = np.r_[True, np.diff(cell[order]) > 0]
+        first = np.maximum.accumulate(np.where(starts, np.arange(len(order)), 0))
+        place = seen[order]
+        rank[place] = np.minimum(rank[place], np.arange(len(order)) - first)
+    best = np.lexsort((-worth, rank))[:count]
+    return points.select(np.sort(best))
