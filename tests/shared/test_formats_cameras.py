@@ -164,6 +164,8 @@ def test_times_tell_the_frames_where_poses_are_not_one_a_frame(write):
     assert len(solve) == T
     np.testing.assert_allclose(solve.cameras.c2w[:, :3, 3], CENTRED.c2w[:, :3, 3], atol=1e-5)
     assert any("100 a second" in note and "25 frames" in note for note in notes)
+    solve, _ = formats.read(write("a.txt", tum(1e9 + fine, dense)), footage(5), HINTS)
+    assert len(solve) == 5  # a path that goes on after the clip's end
     # As many poses as frames are the frames, whatever the times say.
     solve, notes = formats.read(write("b.txt", tum(1e9 + np.arange(T) * 0.5)), footage(), HINTS)
     assert error_px(CENTRED, solve.cameras) < 1e-4

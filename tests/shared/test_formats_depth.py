@@ -171,6 +171,19 @@ def test_motion_beside_an_npz_is_found_in_either_sense_and_only_if_it_fits(tmp_p
     assert any("11 frames" in note and "not used" in note for note in notes)
 
 
+def test_no_point_lies_where_the_solver_saw_motion_even_if_the_depth_shows_none(tmp_path):
+    """A person who sways on the spot: no map sees through him, only the solver's own probability tells."""
+    folder = megasam_folder(tmp_path, SCENE)
+    still = np.full((T, H // 8, W // 8), 0.9, np.float32)
+    still[:, 3:5, 5:8] = 0.1
+    np.save(folder / "motion_prob.npy", still)
+    solve, _ = formats.read(folder)
+    uv = SCENE.project(solve.tracks.positions[0])
+    swaying = ((uv > [40, 24]) & (uv < [64, 40])).all(-1)
+    assert swaying.any()
+    assert not solve.tracks.visibility[swaying].any()
+
+
 @pytest.mark.parametrize("kind", ["MegaSaM", "VGGT"])
 def test_poses_stored_the_other_way_round_are_told_by_the_depth_maps(tmp_path, kind):
     stored = Scene(c2w=SCENE.w2c, K=SCENE.K)  # written as if they were the inverse

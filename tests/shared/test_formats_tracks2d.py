@@ -167,6 +167,11 @@ def test_what_cannot_be_lifted_is_refused_in_words_that_say_what_is_missing():
     cameras = Cameras(turning, CAMERAS.K, W, H)
     with pytest.raises(BadShot, match=r"camera does not move enough.*depth maps"):
         lifting.lift(uv, np.ones((T, 20), bool), cameras)
+    hardly = SCENE.c2w.copy()
+    hardly[:, :3, 3] *= 0.01
+    shaken = Scene(c2w=hardly).project(world) + np.random.default_rng(0).normal(0, 0.05, (T, 20, 2))
+    with pytest.raises(BadShot, match=r"camera does not move enough"):
+        lifting.lift(shaken, np.ones((T, 20), bool), Cameras(hardly, CAMERAS.K, W, H))
     with pytest.raises(BadShot, match="no tracks"):
         lifting.lift(np.zeros((T, 0, 2)), np.zeros((T, 0), bool), cameras)
     with pytest.raises(BadShot, match="shape"):
