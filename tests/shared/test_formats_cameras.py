@@ -6,6 +6,7 @@ A user would get a camera that moves the wrong way, or at the wrong time.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -182,6 +183,17 @@ def test_frames_without_a_pose_are_interpolated_and_named(write, times):
     middle = (CENTRED.c2w[2, :3, 3] + CENTRED.c2w[4, :3, 3]) / 2
     np.testing.assert_allclose(solve.cameras.c2w[3, :3, 3], middle, atol=1e-5)
     assert any("frames 3, 6-7" in note for note in notes)
+
+
+@pytest.mark.parametrize(("first", "frames"), [(3, 40), (3, 11), (0, 40), (1, 40)])
+def test_frame_numbers_count_from_the_footages_first_frame(write, first, frames):
+    """A tracker that needed three frames to start: its first pose is not the first frame's."""
+    solve, notes = formats.read(write("a.txt", tum(np.arange(T) + first * 1.0)), footage(frames), HINTS)
+    start = 2 if (first, frames) == (3, 11) else first if first > 1 else 0
+    assert len(solve) == T + start
+    assert error_px(CENTRED, replace(solve.cameras, c2w=solve.cameras.c2w[start:], K=solve.cameras.K[start:])) < 1e-4
+    np.testing.assert_allclose(solve.cameras.c2w[0], CENTRED.c2w[0], atol=1e-6)
+    assert any("No pose for frames 0-" in note for note in notes) == bool(start)
 
 
 def test_rows_in_disorder_are_put_in_order_of_time(write):

@@ -57,7 +57,8 @@ def frame_times(
     """Which rows to use, in order of time (S,), the times (T,) of the frames after the first row's, and notes.
 
     One pose for every frame of the footage, or no footage: poses are frames, in order of time, and gaps in an even
-    grid of times are filled. Else the times tell: whole ones count frames, others are seconds from the footage's
+    grid of times are filled. Else the times tell: whole ones count frames (from 0, or from 1 if only so they end with the
+    footage; the camera stands still before its first pose), others are seconds from the footage's
     first frame on, whose pose the first one is taken for.
     """
     times = np.asarray(times, np.float64)
@@ -88,12 +89,15 @@ def frame_times(
     number = np.rint(position)
     if np.abs(position - number).max() > _EVEN or (np.diff(number) < 1).any() or number[-1] > 20 * count + 1000:
         return order, relative, notes
-    missing = np.setdiff1d(np.arange(int(number[-1]) + 1), number)
+    before = 0  # frames before the first pose, where whole numbers tell that there are some
+    if whole and footage is not None and unique[0] > 1 and unique[-1] <= footage.frames:
+        before = int(unique[0]) - int(unique[-1] == footage.frames)
+    at = np.arange(-before, int(number[-1]) + 1)
+    missing = np.setdiff1d(at, number) + before
     if not len(missing):
         return order, relative, notes
     notes.append(f"No pose for {mending.name_frames(missing)}: interpolated from the neighbours.")
-    even = np.interp(np.arange(int(number[-1]) + 1), number, relative)
-    return order, even, notes
+    return order, np.interp(at, number, relative), notes
 
 
 def poses_of(position: NDArray, wxyz: NDArray, where: str) -> geometry.Array:
