@@ -1,4 +1,4 @@
-"""The command line of the backend: `retake serve | render | convert | compare | frame | models | doctor`.
+"""The command line of the backend: `retake serve | render | convert | export | compare | frame | models | doctor`.
 
 Exit codes: 0 done, 1 something is not right (doctor, models verify), 2 bad input or bad usage, 130 stopped by the user. Modules load
 when a command needs them: `serve` starts without torch, `--help` without anything.
@@ -15,10 +15,13 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from retake_shared.arguments import add_first_frame, add_settings, add_solve, settings, size
+from retake_shared.arguments import add_first_frame, add_settings, add_solve, frames, settings, size
 from retake_shared.errors import Cancelled, RetakeError
 
 from . import __version__
+
+EXPORTS = ("npz", "colmap", "nerfstudio", "nuke", "chan")
+"""The names of `retake_shared.exports.KINDS`, which are not loaded for `--help`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="retake", description="Render footage again along edited tracks and cameras.")
     parser.add_argument("--version", action="version", version=f"retake {__version__}")
     commands = parser.add_subparsers(
-        required=True, metavar="serve | render | convert | compare | frame | models | doctor"
+        required=True, metavar="serve | render | convert | export | compare | frame | models | doctor"
     )
 
     serve = commands.add_parser("serve", help="wait for jobs from Blender", description="Wait for jobs from Blender.")
@@ -89,6 +92,10 @@ def _parser() -> argparse.ArgumentParser:
     render.set_defaults(command=_render)
 
     _add_convert(commands.add_parser("convert", help="any solve to Retake's archive", description=_convert.__doc__))
+
+    _add_export(
+        commands.add_parser("export", help="cameras and tracks for other programs", description=_export.__doc__)
+    )
 
     compare = commands.add_parser("compare", help="takes beside their footage", description=_compare.__doc__)
     compare.add_argument("--footage", required=True, type=Path, metavar="F")
@@ -131,6 +138,21 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--camera", default="", metavar="NAME", help="which one of several cameras in a file")
     parser.set_defaults(command=_convert)
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `retake export`."""
+    parser.add_argument("file", type=Path, metavar="SOLVE_OR_EDIT", help="a solve, an edit, or the folder of a take")
+    parser.add_argument("--to", required=True, choices=EXPORTS, help="for which program")
+    parser.add_argument("--out", required=True, type=Path, metavar="PATH", help="the file or the folder to write")
+    parser.add_argument("--footage", type=Path, metavar="F", help="the video that was solved; its pictures go along")
+    add_solve(parser)
+    parser.add_argument("--frames", type=frames, metavar="A:B", help="footage frames A to B - 1 (all)")
+    parser.add_argument(
+        "--start", type=int, default=1, metavar="N", help="number of the first footage frame, for Nuke (%(default)s)"
+    )
+    parser.add_argument("--axes", type=int, default=0, metavar="N", help="tracks as Axis nodes, for Nuke (%(default)s)")
+    parser.set_defaults(command=_export)
 
 
 def _add_models(parser: argparse.ArgumentParser) -> None:
@@ -210,6 +232,20 @@ def _convert(arguments: argparse.Namespace) -> int:
         print(f"retake: {note}", file=sys.stderr)
     picture = f"{solve.cameras.width}x{solve.cameras.height}"
     print(f"{arguments.out}: {len(solve)} frames of {picture} px, {len(solve.tracks)} tracks ({solve.source})")
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    """Write cameras and tracks as other programs read them: a solve's own, an edit's targets, or those of a take."""
+    from . import export
+
+    stop = Stop()
+    names = ("footage", "solve", "step", "frames", "start", "axes")
+    asked = export.Asked(**{name: getattr(arguments, name) for name in names})
+    content, notes = export.export(arguments.file, arguments.to, arguments.out, asked, stop.check)
+    for note in notes:
+        print(f"retake: {note}", file=sys.stderr)
+    print(f"{arguments.out}: {len(content)} frames, {len(content.tracks)} tracks written for {arguments.to}")
     return 0
 
 

@@ -12,8 +12,9 @@ from ..errors import BadShot
 from ..geometry import Array
 from ..shot import Cameras, Edit, Solve, Tracks
 
-STATIC_PX = 2.0
-"""How far, in px on average, a track may reproject from its middle position and still count as standing."""
+STATIC = 0.003
+"""How far a track may reproject from its middle position on average and still count as standing, as a share of the
+picture's longer side: 2 px of 672."""
 
 _LEVEL = float(np.cos(np.radians(20)))
 """Within this of a world axis, up is that axis: most solvers' worlds have one, and a camera that looks down a little
@@ -100,22 +101,23 @@ def of_edit(edit: Edit, solve: Solve | None = None, name: str = "shot") -> Conte
     return Content(edit.cameras, tracks, None, edit.object_names, name)
 
 
-def static_tracks(content: Content, tolerance: float = STATIC_PX) -> tuple[NDArray[np.intp], Array, Array]:
+def static_tracks(content: Content, tolerance: float = STATIC) -> tuple[NDArray[np.intp], Array, Array]:
     """Rows (P,) of the tracks that stand still, where they stand (P, 3), and their mean reprojection error (P,) px.
 
     A track stands when the middle (median) of its visible positions projects, on average over the frames where it is
-    visible, within `tolerance` px of where the track itself does. Tracks never visible in the picture are left out.
+    visible, within `tolerance` longer sides of the picture of where the track itself does. Tracks that are in the picture
+    in fewer than two frames are left out: nothing tells whether they stand.
     """
     tracks, cameras = content.tracks, content.cameras
     uv, depth = cameras.project(tracks.positions)
     seen = tracks.visibility & geometry.inside_image(uv, depth, cameras.width, cameras.height)
-    rows = np.flatnonzero(seen.any(0))
+    rows = np.flatnonzero(seen.sum(0) >= min(2, len(content)))
     with_gaps = np.where(seen[:, rows, None], tracks.positions[:, rows], np.nan)
     middle = np.nanmedian(with_gaps, axis=0) if len(rows) else np.zeros((0, 3))
     at, _ = cameras.project(np.broadcast_to(middle, (len(content), *middle.shape)))
     error = np.where(seen[:, rows], np.linalg.norm(at - uv[:, rows], axis=-1), 0.0)
     error = np.nan_to_num(error, nan=np.inf).sum(0) / np.maximum(seen[:, rows].sum(0), 1)
-    stands = error <= tolerance
+    stands = error <= tolerance * max(cameras.width, cameras.height)
     return rows[stands], middle[stands], error[stands]
 
 
