@@ -72,6 +72,7 @@ def test_too_few_pictures_leave_no_file(make_solve, tmp_path):
 @pytest.mark.parametrize("zoom", [False, True])
 def test_transforms_are_opengl_cameras_with_lenses_and_points(make_solve, tmp_path, zoom):
     solve = make_solve(frames=4)
+    solve.tracks.visibility[:] = True
     if zoom:
         solve = replace(
             solve, cameras=replace(solve.cameras, K=solve.cameras.K * np.linspace(1, 1.1, 4)[:, None, None])
