@@ -236,6 +236,10 @@ class RETAKE_PT_generate(_ShotTab, bpy.types.Panel):
         root = shots.active_shot(context)
         shot = root.retake
         options = rendering.options_of(root)
+        busy = rendering.busy(context)
+        if busy:  # above the settings, which may fill the sidebar
+            draw_running(layout, context)
+            layout.separator(type="LINE")
         layout.prop(shot, "engine")
         wrapped(layout, context, engine_settings.description_of(shot.engine_name), "INFO")
         draw_weights(layout, context, shot, options)
@@ -258,8 +262,7 @@ class RETAKE_PT_generate(_ShotTab, bpy.types.Panel):
         sub.prop(shot, "render_size", text="")
 
         state = context.window_manager.retake
-        if rendering.busy(context):
-            draw_running(layout, context)
+        if busy:
             return
         for text in _warnings(context):
             wrapped(layout, context, text, "INFO")
