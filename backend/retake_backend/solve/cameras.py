@@ -44,8 +44,9 @@ LITTLE_PARALLAX = 1.0
 
 _LEAST_POINTS = 40  # in all
 _LEAST_SEEN = 12  # points in a frame that has a camera of its own
-_BUNDLED = 700  # points a keyframe is mapped with
-_ADJUSTED = 350  # points a frame is adjusted with
+_BUNDLED = 400  # points a keyframe is mapped with
+_ADJUSTED = 260  # points a frame is adjusted with
+_TURNED = 16  # keyframes that tell whether the camera only turns
 _MOST_FRAMES = 120  # adjusted together; more are solved against the points of these
 _STILL = 1.5  # px
 _STEPS = 6
@@ -80,15 +81,16 @@ def solve_cameras(
     job.at(1)
     arc = motion.arc_length(job.points)
     keys = motion.keyframes(arc)
-    turning = motion.turn(job.points.select(agree), keys, size, job.given, job.guess, job.check)
+    few = keys[np.unique(np.linspace(0, len(keys) - 1, min(len(keys), _TURNED)).round().astype(int))]
+    turning = motion.turn(job.points.select(agree), few, size, job.given, job.guess, job.check)
     if turning is not None and turning.typical < 0.5 and turning.explained > 0.85:
-        return _turning(job, np.flatnonzero(agree), keys, turning, "rotation")
+        return _turning(job, np.flatnonzero(agree), few, turning, "rotation")
     job.at(2)
     moving = _moving(job, np.flatnonzero(agree), keys)
     if turning is not None and (turning.typical < 2.0 or moving is None) and turning.explained > 0.5:
         worth = moving is not None and moving.typical < 0.6 * turning.typical
         if not worth:
-            return _turning(job, np.flatnonzero(agree), keys, turning, "rotation")
+            return _turning(job, np.flatnonzero(agree), few, turning, "rotation")
     if moving is None:
         raise BadShot(
             "no camera explains how the points move.",
@@ -309,12 +311,12 @@ def _adjusted(
     seen = seen.only((posed.errors(seen) < 25)[:])
     unknown: FocalUnknown = "curve" if zoom else "fixed" if job.focal else "shared"
     hint = None if job.focal else job.guess
-    adjusted = adjust(posed, seen, focal=unknown, guess=hint, scale=2.0, iterations=12, check=job.check)
+    adjusted = adjust(posed, seen, focal=unknown, guess=hint, scale=2.0, iterations=10, tolerance=2e-3, check=job.check)
     job.at(4)
     adjusted = _trimmed(adjusted, seen, job, unknown)
     zooms = zoom
     if not zoom and job.points.frame_count > 8:
-        curve = _trimmed(adjusted, seen, job, "curve", iterations=6)
+        curve = _trimmed(adjusted, seen, job, "curve", iterations=5, tolerance=2e-3)
         if np.ptp(np.log(curve.bundle.f)) > 0.04 and curve.cost < 0.85 * adjusted.cost:
             adjusted, zooms = _trimmed(curve, seen, job, "curve", iterations=20), True
     error = motion.medians(adjusted.bundle.errors(seen), seen)
@@ -332,6 +334,7 @@ def _trimmed(
     positions: bool = True,
     lens: bool = False,
     iterations: int = 15,
+    tolerance: float = 3e-4,
 ) -> Adjusted:
     """Once more without the points that move, and without single sightings that are far off."""
     error = adjusted.bundle.errors(seen)
@@ -348,6 +351,7 @@ def _trimmed(
         lens=lens,
         guess=hint,
         iterations=iterations,
+        tolerance=tolerance,
         check=job.check,
     )
 
@@ -359,7 +363,7 @@ def _moved(job: _Job, moving: _Moving) -> CameraSolve:
     tracks = job.points.select(moving.used)
     seen = Observations.of(tracks, moving.frames)
     unknown: FocalUnknown = "curve" if moving.zooms else "fixed" if job.focal else "shared"
-    lens = _trimmed(adjusted, seen, job, unknown, lens=True, iterations=10)
+    lens = _trimmed(adjusted, seen, job, unknown, lens=True, iterations=6, tolerance=2e-3)
     corner = np.hypot(*job.centre) / float(np.median(lens.bundle.f))
     bends = abs(lens.bundle.k1) * corner**2 * np.hypot(*job.centre)
     if bends > 1.0 and lens.cost < 0.97 * adjusted.cost and abs(lens.bundle.k1) < 0.6:
