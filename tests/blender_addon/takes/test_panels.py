@@ -74,6 +74,9 @@ class Layout:
     def template_icon(self, icon_value, scale=1.0):
         assert isinstance(icon_value, int)  # 0 without a window
 
+    def separator(self, factor=1.0, type="AUTO"):
+        assert type in bpy.types.UILayout.bl_rna.functions["separator"].parameters["type"].enum_items
+
     def progress(self, factor=0.0, type="BAR", text=""):
         assert 0 <= factor <= 1
         self.texts.append(text)
