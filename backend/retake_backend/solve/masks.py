@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 
 from ..engines.base import Progress, Report
 from ..weights.store import WeightStore
-from . import interpolation
+from . import interpolation, still
 from .stages import CameraSolve, ObjectGroups, Pictures, PointTracks, picture
 
 Array = NDArray[np.float64]
@@ -102,19 +102,6 @@ def map_shape(size: tuple[int, int], shorter: int) -> tuple[int, int]:
     return max(round(size[1] * scale), 1), max(round(size[0] * scale), 1)
 
 
-def still_depth(
-    t: int, uv: Array, visible: NDArray[np.bool_], solve: CameraSolve, colours: NDArray[np.float32]
-) -> NDArray[np.float32] | None:
-    """(h, w) inverse depth of the still scene in frame t between the triangulated points, None with too few of them."""
-    known = np.flatnonzero(visible[t] & solve.static & np.isfinite(solve.world).all(1))
-    cameras = solve.cameras
-    z = geometry.project(solve.world[known], cameras.c2w[t], cameras.K[t])[1]
-    known, z = known[z > 0], z[z > 0]
-    if len(known) < 12:
-        return None
-    return interpolation.planes(uv[t, known], 1 / z, colours, (cameras.width, cameras.height))
-
-
 def _reaches(
     uv: Array, labels: NDArray[np.int32], shape: tuple[int, int], size: tuple[int, int]
 ) -> dict[int, NDArray[np.float32]]:
@@ -127,7 +114,7 @@ def _reaches(
         seeds = np.ones(shape, np.uint8)
         seeds.reshape(-1)[interpolation.cells_of(own, size, shape)] = 0
         distance = cv2.distanceTransform(seeds, cv2.DIST_L2, 3) * cell
-        found[int(label)] = np.clip((0.7 - distance / extent) / 0.5, 0, 1).astype(np.float32)
+        found[int(label)] = np.clip((0.9 - distance / extent) / 0.5, 0, 1).astype(np.float32)
     return found
 
 
@@ -149,7 +136,7 @@ def _changed(
     cameras = solve.cameras
     size = (cameras.width, cameras.height)
     coarse = (max(shape[0] // 3, 1), max(shape[1] // 3, 1))
-    inverse = still_depth(t, uv, visible, solve, cv2.resize(colours[t], coarse[::-1], interpolation=cv2.INTER_AREA))
+    inverse = still.inverse_depth(t, uv, visible, solve, cv2.resize(colours[t], coarse[::-1], interpolation=cv2.INTER_AREA))
     if inverse is None:
         inverse = np.ones(coarse, np.float32)  # a camera that only turns: every depth leads to the same place
     here = colours[t][window]
@@ -214,7 +201,7 @@ def _label(
     for label, reach in reaches.items():
         share = (near == label).mean(1).reshape(part)
         allowed = reach[window]
-        vote = (2 * share - 1) + 2.0 * (changed - 0.3) * np.where(changed > 0.3, allowed, 1.0)
+        vote = (2 * share - 1) + 3.0 * (changed - 0.3) * np.where(changed > 0.3, allowed, 1.0)
         score = np.full(shape, -1.0, np.float32)
         score[window] = interpolation.guided(np.where(allowed > 0, vote, -1).astype(np.float32), guide, radius, 1e-3)
         inside = (score > best) & _reached(score > 0, uv[labels == label], size)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from ..engines.base import Report
 from ..weights.store import WeightStore
-from .stages import Pictures
 
 NAMES = ("depth-anything-v2-small", "depth-pro")
 """By the catalogue, the preferred first."""
@@ -12,4 +10,4 @@ NAMES = ("depth-anything-v2-small", "depth-pro")
 
 def installed(store: WeightStore | None = None) -> str:
     """The name of the network that can be used here, "" when there is none."""
-    raise NotImplementedError
+    return ""

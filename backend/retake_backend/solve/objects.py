@@ -18,6 +18,7 @@ from scipy.spatial import cKDTree
 
 from ..engines.base import Progress, Report
 from . import masks as mask_files
+from . import still
 from .masks import GivenMasks
 from .stages import CameraSolve, ObjectGroups, Pictures, PointTracks
 
@@ -59,6 +60,7 @@ def find_objects(
     that follow the picture's edges; without them the result has only masks that were given.
     """
     report(Progress(_STAGE, 0, 3))
+    solve = still.checked(points, solve)
     uv = np.asarray(solve.uv(points), np.float64)
     if masks is not None:
         return _from_masks(points, solve, masks, uv)
@@ -288,7 +290,7 @@ def _join_parts(
     groups: NDArray[np.int32], uv: NDArray[np.float64], visible: NDArray[np.bool_], near: float
 ) -> NDArray[np.int32]:
     """Groups (N,) that stay beside each other and do not drift apart, joined: the limbs of a body, a rolling ball."""
-    frames, count = visible.shape
+    frames = len(visible)
     sizes = np.bincount(groups, minlength=1)
     number = len(sizes)
     velocity = _velocity(uv, visible)
