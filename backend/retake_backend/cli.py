@@ -1,4 +1,4 @@
-"""The command line of the backend: `retake serve | render | convert | export | compare | frame | models | doctor`.
+"""The command line of the backend: `retake serve | solve | render | convert | export | compare | frame | models | doctor`.
 
 Exit codes: 0 done, 1 something is not right (doctor, models verify), 2 bad input or bad usage, 130 stopped by the user. Modules load
 when a command needs them: `serve` starts without torch, `--help` without anything.
@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from retake_shared.arguments import add_first_frame, add_settings, add_solve, frames, settings, size
+from retake_shared.arguments import add_first_frame, add_settings, add_solve, frames, hints, settings, size
 from retake_shared.errors import Cancelled, RetakeError
 
 from . import __version__
@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="retake", description="Render footage again along edited tracks and cameras.")
     parser.add_argument("--version", action="version", version=f"retake {__version__}")
     commands = parser.add_subparsers(
-        required=True, metavar="serve | render | convert | export | compare | frame | models | doctor"
+        required=True, metavar="serve | solve | render | convert | export | compare | frame | models | doctor"
     )
 
     serve = commands.add_parser("serve", help="wait for jobs from Blender", description="Wait for jobs from Blender.")
@@ -77,6 +77,10 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--cores", type=int, default=0, metavar="N", help="CPU cores to render with at most (all)")
     serve.add_argument("--models", type=Path, metavar="DIR", help="weights ($RETAKE_MODELS, else models in the home)")
     serve.set_defaults(command=_serve)
+
+    solving = commands.add_parser("solve", help="cameras, tracks and depth of a video", description=_solve.__doc__)
+    _add_solve_footage(solving)
+    solving.set_defaults(command=_solve)
 
     render = commands.add_parser("render", help="render one edit to a folder", description=_render.__doc__)
     render.add_argument("--footage", required=True, type=Path, metavar="F", help="a video, or a folder of images")
@@ -155,6 +159,19 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_export)
 
 
+def _add_solve_footage(parser: argparse.ArgumentParser) -> None:
+    """The words of `retake solve`."""
+    parser.add_argument("footage", type=Path, metavar="VIDEO", help="a video, or a folder of images")
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the solve.npz to write")
+    lens = parser.add_mutually_exclusive_group()
+    lens.add_argument("--focal", type=float, metavar="MM", help="the focal length, if you know it (estimated)")
+    lens.add_argument("--fov", type=float, metavar="DEG", help="or the horizontal field of view")
+    parser.add_argument("--sensor", type=float, default=36.0, metavar="MM", help="its longer side (%(default)g)")
+    parser.add_argument("--frames", type=frames, metavar="A:B", help="footage frames A to B - 1 (all)")
+    parser.add_argument("--step", type=int, default=1, metavar="N", help="look at every N-th frame (%(default)s)")
+    parser.add_argument("--masks", type=Path, metavar="DIR", help="mask images of what moves, one per frame")
+
+
 def _add_models(parser: argparse.ArgumentParser) -> None:
     """The commands under `retake models`."""
     actions = parser.add_subparsers(
@@ -192,6 +209,14 @@ def _serve(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _solve(arguments: argparse.Namespace) -> int:
+    """Solve a shot: cameras, 3D tracks, depth and moving objects from the footage alone, and a report of how far to
+    trust them."""
+    from .solve import commands
+
+    return commands.solve(arguments, Stop().check)
+
+
 def _render(arguments: argparse.Namespace) -> int:
     """Render one edit of one shot to a folder of PNG frames, the hole masks, and take.json, which repeats it."""
     from . import environment
@@ -202,16 +227,17 @@ def _render(arguments: argparse.Namespace) -> int:
     stop = Stop()
     changes = settings(arguments)
     if arguments.take is not None:
-        if arguments.solve or arguments.edit or arguments.step:
+        if arguments.solve or arguments.edit or arguments.step or arguments.fov or arguments.camera:
             raise RetakeError(
-                "--take brings its own solve and edit.", "--take", "Leave out --solve, --step and --edit."
-            )
+                "--take brings its own solve and edit.", "--take",
+                "Leave out --solve, --step, --fov, --camera and --edit.",
+            )  # fmt: skip
         job = render_files.open_take(arguments.take, arguments.footage, changes, arguments.first_frame)
     elif arguments.solve is None or arguments.edit is None:
         raise RetakeError("a shot and an edit are needed.", "render", "Give --solve and --edit, or --take.")
     else:
         inputs = (arguments.footage, arguments.solve, arguments.edit)
-        job = render_files.open_job(*inputs, changes, arguments.step, arguments.first_frame)
+        job = render_files.open_job(*inputs, changes, arguments.step, arguments.first_frame, hints(arguments))
     with job.request.footage:
         take = render_files.write_take(job, arguments.out, stop.check)
     rate = (take.stop - take.start) / max(take.seconds, 1e-6)
@@ -225,9 +251,9 @@ def _convert(arguments: argparse.Namespace) -> int:
 
     from . import convert
 
-    hints = Hints(arguments.fov, arguments.size, arguments.camera)
+    hinted = Hints(arguments.fov, arguments.size, arguments.camera)
     inputs = {"other": arguments.other, "footage": arguments.footage, "step": arguments.step}
-    solve, notes = convert.convert(arguments.file, arguments.out, **inputs, hints=hints)
+    solve, notes = convert.convert(arguments.file, arguments.out, **inputs, hints=hinted)
     for note in notes:
         print(f"retake: {note}", file=sys.stderr)
     picture = f"{solve.cameras.width}x{solve.cameras.height}"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from .patches import taken
 from .stages import Gray
 
 VERSION = 1
@@ -22,7 +24,7 @@ _FLASH = 3
 def cuts(frames: Sequence[Gray]) -> list[int]:
     """Frames that begin a new scene, without the first. A change of exposure, a flash and a fast pan are none."""
     small = [_small(frame) for frame in frames]
-    goes_on = [True, *(_likeness(a, b) >= _EXPLAINED for a, b in zip(small, small[1:], strict=False)), True]
+    goes_on = [True, *(_likeness(a, b) >= _EXPLAINED for a, b in pairwise(small)), True]
     found = []
     for t in range(1, len(small)):
         # Where hardly a frame goes on from the last, it is no cut but chaos: noise, or a camera that is thrown about.
@@ -44,7 +46,7 @@ def trouble(frames: Sequence[Gray]) -> str:
         empty = int((contrast < 2.5).sum())
         dark = np.mean([float(frame[::4, ::4].mean()) for frame in frames]) < 32
         return f"{empty} of its {len(frames)} frames are {'black' if dark else 'of one colour'}"
-    changes = [_changed(a, b) for a, b in zip(frames, frames[1:], strict=False)]
+    changes = [_changed(a, b) for a, b in pairwise(frames)]
     if sum(changes) < max(1, 0.05 * len(changes)):
         return "it is frozen: all its frames show the same picture"
     pairs = np.unique(np.linspace(0, len(frames) - 2, 12).round().astype(int))
@@ -72,15 +74,14 @@ def _changed(a: Gray, b: Gray) -> bool:
 
 def _likeness(a: Gray, b: Gray) -> float:
     """How well b is a with its parts moved: their correlation, the flow's own freedom to invent it taken off."""
-    dense = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-    flow = cv2.GaussianBlur(dense.calc(b, a, None), (0, 0), 4.0)
+    dense = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     height, width = a.shape
+    flow = cv2.GaussianBlur(dense.calc(b, a, np.zeros((height, width, 2), np.float32)), (0, 0), 4.0)
     grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32) + flow
     inside = (grid >= -0.5).all(2) & (grid < [width - 0.5, height - 0.5]).all(2)
     if inside.mean() < 0.1:
         return 0.0
-    taken = cv2.remap(a, grid, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return _correlation(taken[inside], b[inside])
+    return _correlation(taken(a, grid)[inside], b[inside])
 
 
 def _correlation(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:

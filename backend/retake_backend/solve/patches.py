@@ -38,8 +38,13 @@ def sample(field: NDArray, uv: NDArray) -> NDArray:
     if not len(at):
         return np.zeros((0, *field.shape[2:]), field.dtype)
     parts = (at[begin : begin + _MOST] for begin in range(0, len(at), _MOST))
-    found = [cv2.remap(field, part, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[:, 0] for part in parts]
-    return np.concatenate(found)
+    return np.concatenate([taken(field, part)[:, 0] for part in parts])
+
+
+def taken(field: NDArray, at: NDArray[np.float32]) -> NDArray:
+    """What field shows at OpenCV's coordinates `at` (h, w, 2): pixel centres at whole numbers."""
+    x, y = np.ascontiguousarray(at[..., 0]), np.ascontiguousarray(at[..., 1])
+    return np.asarray(cv2.remap(field, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
 
 
 _MOST = 32000
@@ -128,8 +133,9 @@ def sharpness(image: _Array) -> _Array:
     """(h, w) float32: how well the place of each pixel's patch is determined, 1 / px; `Templates.deviation` inverted."""
     gx, gy = cv2.Sobel(image, -1, 1, 0, scale=1 / 8), cv2.Sobel(image, -1, 0, 1, scale=1 / 8)
     box = (RADIUS + 2, RADIUS + 2)  # about the weights' area
-    xx, xy, yy = (cv2.blur(a, box) for a in (gx * gx, gx * gy, gy * gy))
-    return 1 / _deviation(np.stack([xx, xy, xy, yy], -1).reshape(*image.shape, 2, 2))
+    xx, xy, yy = (cv2.blur(a, box) for a in (np.square(gx), np.multiply(gx, gy), np.square(gy)))
+    curvature = np.stack([xx, xy, xy, yy], -1).reshape(*image.shape, 2, 2).astype(np.float32)
+    return np.asarray(1 / _deviation(curvature), np.float32)
 
 
 def align(

@@ -72,8 +72,8 @@ def follow(frames: Sequence[Gray], report: Report) -> PointTracks:
 
 def flow_between(a: Gray, b: Gray) -> Flow:
     """(h, w, 2) px from each pixel of a to where it lies in b."""
-    dense = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    return np.asarray(dense.calc(a, b, None), np.float32)
+    dense = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    return np.asarray(dense.calc(a, b, np.zeros((*a.shape, 2), np.float32)), np.float32)
 
 
 @dataclass
@@ -322,7 +322,7 @@ class _Tracker:
         """(n, 2) px, the places of frame t that can be followed best, one in each empty cell."""
         score = patches.sharpness(self.image)
         target = np.stack(np.meshgrid(np.arange(self.width), np.arange(self.height)), -1).astype(np.float32) + ahead
-        returned = ahead + cv2.remap(back, target, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        returned = ahead + patches.taken(back, target)
         moved = np.linalg.norm(ahead, axis=2)
         score[np.linalg.norm(returned, axis=2) > _CONSISTENT + _CONSISTENT_SHARE * moved] = 0
         score[self.edge > _EDGE] = 0
@@ -360,7 +360,7 @@ class _Tracker:
 
     def _inside(self, uv: NDArray[np.float32], rim: float | NDArray[np.float32]) -> NDArray[np.bool_]:
         x, y = uv[:, 0], uv[:, 1]
-        return (x >= rim) & (y >= rim) & (x <= self.width - rim) & (y <= self.height - rim)
+        return np.asarray((x >= rim) & (y >= rim) & (x <= self.width - rim) & (y <= self.height - rim))
 
     # --- the whole ---
 
@@ -392,7 +392,7 @@ def _edges(flow: Flow) -> NDArray[np.float32]:
 def _sane(affine: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Which patches are neither turned inside out nor blown up."""
     area = (affine[:, 0, 0] * affine[:, 1, 1] - affine[:, 0, 1] * affine[:, 1, 0]) / scale**2
-    return (area > 0.2) & (area < 5) & (np.abs(affine).max((1, 2)) < 3 * scale)
+    return np.asarray((area > 0.2) & (area < 5) & (np.abs(affine).max((1, 2)) < 3 * scale))
 
 
 def _long_pieces(visible: NDArray[np.bool_], shortest: int) -> NDArray[np.bool_]:
