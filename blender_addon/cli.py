@@ -18,7 +18,7 @@ from typing import Any
 
 import bpy
 from retake_shared import edit_script, fitting, formats
-from retake_shared.arguments import add_first_frame, add_settings, add_solve, settings
+from retake_shared.arguments import add_first_frame, add_settings, add_solve, hints, settings
 from retake_shared.errors import RetakeError
 from retake_shared.shot import TAKE_FILE, Edit, RenderSettings, Solve
 
@@ -103,7 +103,7 @@ def _import(arguments: argparse.Namespace) -> int:
     """Make a .blend of a video and its solve, with cameras, objects and tracks ready to be edited."""
     root = shots.import_files(
         bpy.context, str(arguments.footage.absolute()), str(arguments.solve.absolute()),
-        density=arguments.density, set_scene=True, step=arguments.step,
+        density=arguments.density, set_scene=True, step=arguments.step, hints=hints(arguments),
     )  # fmt: skip
     for line in root.retake.report.splitlines():
         print(f"Retake: {line}")
@@ -236,7 +236,7 @@ def _from_files(arguments: argparse.Namespace) -> _Job:
         raise RetakeError(f"{' and '.join(missing)} is missing.", "render", "Give all three, or open a .blend.")
     path = arguments.footage.absolute()
     footage = footage_clip.probe(str(path), bpy.context.scene)
-    solve, read_notes = formats.read(arguments.solve, footage)
+    solve, read_notes = formats.read(arguments.solve, footage, hints(arguments))
     solve, fit_notes = fitting.bind(footage, solve, arguments.step)
     for note in (*read_notes, *fit_notes, fitting.check_convention(solve)):
         print(f"Retake: {note}")

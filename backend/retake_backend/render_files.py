@@ -57,16 +57,17 @@ def open_job(
     changes: dict[str, Any],
     step: int | None = None,
     first_frame: Path | None = None,
+    hints: formats.Hints | None = None,
 ) -> Job:
     """The job that files describe. changes: RenderSettings fields that win over the edit's own; step: `fitting.bind`.
 
-    first_frame: an image file, an edited picture of the first frame asked for.
+    first_frame: an image file, an edited picture of the first frame asked for. hints: what the solve may not say.
 
     Raises RetakeError naming the file at fault; tells on stderr what was adapted on the way in.
     """
     reader = FootageReader(footage)
     try:
-        found, read_notes = formats.read(solve, reader.footage)
+        found, read_notes = formats.read(solve, reader.footage, hints)
         bound, fit_notes = fitting.bind(reader.footage, found, step)
         for note in (*reader.notes, *read_notes, *fit_notes):
             print(f"retake: {note}", file=sys.stderr)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import degrees, radians
 from pathlib import Path
 
 import bpy
-from bpy.props import BoolProperty, IntProperty, StringProperty
+from bpy.props import BoolProperty, FloatProperty, IntProperty, StringProperty
 from retake_shared.errors import BadFile, RetakeError
+from retake_shared.formats import Hints
 
 from ..scene import footage_clip, pairing, shots
 
@@ -27,7 +29,8 @@ class RETAKE_OT_import_shot(bpy.types.Operator):
     )
     solve: StringProperty(
         name="Solve",
-        description="A result of SpatialTrackerV2, TAPIP3D, ViPE, COLMAP or Retake. Empty: the one with the video",
+        description="What any solver that Retake reads made of it: a file, or one of a folder's. "
+        "Empty: the one with the video",
         subtype="FILE_PATH",
         options={"SKIP_SAVE"},
     )
@@ -48,6 +51,18 @@ class RETAKE_OT_import_shot(bpy.types.Operator):
         description="The solver looked at every n-th frame of the video only. 0: find out",
         default=0,
         min=0,
+    )
+    fov: FloatProperty(
+        name="Field of View",
+        description="Across the width, for a solve that does not know the lens. 0: from the file",
+        default=0.0,
+        min=0.0,
+        max=radians(170),
+        subtype="ANGLE",
+        options={"SKIP_SAVE"},
+    )
+    camera: StringProperty(
+        name="Camera", description="Which one of several cameras in the solve. Empty: the first", options={"SKIP_SAVE"}
     )
     # What the file browser and a drop on the window fill in.
     filepath: StringProperty(subtype="FILE_PATH", options={"HIDDEN", "SKIP_SAVE"})
@@ -84,11 +99,12 @@ class RETAKE_OT_import_shot(bpy.types.Operator):
                 # The browser is closed now; what the scene would lose is asked for in a dialog of its own.
                 return bpy.ops.retake.import_shot(
                     "INVOKE_DEFAULT", footage=footage, solve=solve, density=self.density, set_scene=self.set_scene,
-                    step=self.step,
+                    step=self.step, fov=self.fov, camera=self.camera,
                 )  # fmt: skip
             root = shots.import_files(
-                context, footage, solve, density=self.density, set_scene=self.set_scene, step=self.step or None
-            )
+                context, footage, solve, density=self.density, set_scene=self.set_scene, step=self.step or None,
+                hints=Hints(fov=degrees(self.fov) or None, camera=self.camera),
+            )  # fmt: skip
         except RetakeError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
@@ -108,6 +124,8 @@ class RETAKE_OT_import_shot(bpy.types.Operator):
                 layout.label(text=f"{label}: {Path(path).name}")
         layout.prop(self, "density")
         layout.prop(self, "step")
+        layout.prop(self, "fov")
+        layout.prop(self, "camera")
         layout.prop(self, "set_scene")
         if not self.browsing and self.set_scene and self._at_stake:
             box = layout.box()

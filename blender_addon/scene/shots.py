@@ -37,13 +37,16 @@ def import_files(
     density: int = DEFAULT_DENSITY,
     set_scene: bool,
     step: int | None = None,
+    hints: formats.Hints | None = None,
 ) -> bpy.types.Object:
     """Read a video and a solver's output and import them; see `import_shot` and `fitting.bind` (step).
+
+    hints: what the solve's file may not say.
 
     Raises RetakeError, the scene untouched.
     """
     footage = footage_clip.probe(footage_path, context.scene)
-    solve, notes = formats.read(bpy.path.abspath(solve_path), footage)
+    solve, notes = formats.read(bpy.path.abspath(solve_path), footage, hints)
     solve, fitted = fitting.bind(footage, solve, step)
     report = [*notes, *fitted, fitting.check_convention(solve)]
     root = import_shot(context, footage, solve, density=density, set_scene=set_scene, report=report)

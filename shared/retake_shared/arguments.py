@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # `--help` needs no numpy
+    from .formats import Hints
 
 SETTINGS = ("engine", "prompt", "negative_prompt", "seed", "size", "frames")
 """Fields of `shot.RenderSettings` that a command line can set."""
 
 
 def add_solve(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
-    """The options --solve and --step: what `formats.read` and `fitting.bind` need beside the footage."""
+    """The options --solve, --step, --fov and --camera: what `formats.read` and `fitting.bind` need beside the footage."""
     parser.add_argument(
         "--solve", required=required, type=Path, metavar="S", help="its solve, in any format that Retake reads"
     )
@@ -22,6 +25,17 @@ def add_solve(parser: argparse.ArgumentParser, *, required: bool = False) -> Non
         metavar="N",
         help="the solve holds every N-th frame of the footage (default: its first ones)",
     )
+    parser.add_argument(
+        "--fov", type=float, metavar="DEG", help="field of view across the width, for solves without a lens"
+    )
+    parser.add_argument("--camera", default="", metavar="NAME", help="which one of several cameras in a solve")
+
+
+def hints(arguments: argparse.Namespace) -> Hints:
+    """What the options of `add_solve` say that a file may not. Raises BadFile for a field of view that cannot be."""
+    from .formats import Hints
+
+    return Hints(fov=arguments.fov, camera=arguments.camera)
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
