@@ -4,13 +4,27 @@
 """
 
 from . import cli, panels, preferences, properties, rendering
-from .operators import backend, camera, choosing, editing, fetching, first_frame, generating, importing, taking
+from .operators import (
+    backend,
+    camera,
+    choosing,
+    editing,
+    exporting,
+    fetching,
+    first_frame,
+    generating,
+    importing,
+    taking,
+    tracking,
+)
 
 _MODULES = (
     properties,
     preferences,
     rendering,
     importing,
+    tracking,
+    exporting,
     choosing,
     editing,
     camera,

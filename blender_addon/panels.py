@@ -17,7 +17,7 @@ from retake_shared.shot import BACKGROUND, frame_name
 
 from . import engine_settings, models, rendering, take_list
 from .drawing import draw_errand, draw_model, wrapped
-from .scene import objects, readback, shots
+from .scene import objects, readback, shots, tracking
 
 TAKE_ICONS = {"RENDERING": "RENDER_ANIMATION", "DONE": "CHECKMARK", "FAILED": "ERROR", "CANCELLED": "CANCEL"}
 MAIN_OPTIONS = ("fill", "use", "base", "quality", "strength", "start", "control")
@@ -92,6 +92,8 @@ class RETAKE_PT_shot(_Tab, bpy.types.Panel):
             row.scale_y = 1.5
             row.operator("retake.import_shot", text="Import Shot", icon="FILE_MOVIE")
             wrapped(layout, context, "Choose a video and what a solver made of it, or drop both on the viewport.")
+            if tracking.solved_clips():
+                layout.operator("retake.import_clip", icon="TRACKER")
             return
         shot = root.retake
         row = layout.row(align=True)
@@ -103,6 +105,7 @@ class RETAKE_PT_shot(_Tab, bpy.types.Panel):
         column.label(text=f"{shot.size[0]} × {shot.size[1]}, {rate:.5g} fps", icon="BLANK1")
         last = shot.start + shot.frames - 1
         column.label(text=f"{shot.frames} frames: {shot.start} to {last}", icon="BLANK1")
+        layout.menu("RETAKE_MT_export", icon="EXPORT")
 
 
 class RETAKE_PT_report(_ShotTab, bpy.types.Panel):
