@@ -170,6 +170,9 @@ def _add_solve_footage(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=frames, metavar="A:B", help="footage frames A to B - 1 (all)")
     parser.add_argument("--step", type=int, default=1, metavar="N", help="look at every N-th frame (%(default)s)")
     parser.add_argument("--masks", type=Path, metavar="DIR", help="mask images of what moves, one per frame")
+    parser.add_argument(
+        "--progress", choices=("words", "json"), default="words", help="json: a line a step on stdout, for programs"
+    )
 
 
 def _add_models(parser: argparse.ArgumentParser) -> None:

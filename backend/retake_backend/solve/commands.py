@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from retake_shared.errors import Cancelled, RetakeError
 
 from ..engines.base import Progress
 from ..footage import FootageReader
-from .pipeline import SolveSettings, refused, solve_footage
+from .pipeline import STAGES, SolveSettings, refused, solve_footage
 from .report import SolveReport
 
 
@@ -42,7 +43,8 @@ def solve(arguments: argparse.Namespace, check: Callable[[], None]) -> int:
     if settings.masks is not None and not settings.masks.exists():
         raise RetakeError("does not exist.", str(settings.masks), "Choose the folder of masks again.")
     began = time.monotonic()
-    with FootageReader(arguments.footage) as reader, _Line(check) as line:
+    meter = _JsonLines(check, stages_folder(out)) if arguments.progress == "json" else _Line(check)
+    with FootageReader(arguments.footage) as reader, meter as line:
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
             solved = solve_footage(reader, settings, stages_folder(out), line)
@@ -53,7 +55,8 @@ def solve(arguments: argparse.Namespace, check: Callable[[], None]) -> int:
             raise
     archive.save(out, solved.solve)
     _write(report_path(out), solved.report)
-    print("\n".join(solved.report.words()))
+    if arguments.progress == "words":
+        print("\n".join(solved.report.words()))
     tracks = len(solved.solve.tracks)
     print(f"{out}: {len(solved.solve)} frames, {tracks} tracks in {time.monotonic() - began:.1f} s")
     return 0
@@ -91,3 +94,44 @@ class _Line:
             print(f"{chr(10) if new and self._stage else chr(13)}{progress.stage}{share}   ", end="", file=sys.stderr)
             self._shown = now
         self._stage = progress.stage
+
+
+class _JsonLines:
+    """Tells a program on stdout how far it is: a JSON object a line, at most ten a second.
+
+    {"part": "cameras", "parts": ["points", "cameras", ...], "stage": "solving cameras", "done": 3, "total": 9}, and at
+    the end of a part {"part": ..., "parts": ..., "ended": true, "kept": whether it was made by a run before,
+    "picture": path of a PNG, or ""}.
+    """
+
+    def __init__(self, check: Callable[[], None], folder: Path) -> None:
+        self._check, self._folder = check, folder
+        self._ended, self._stage, self._told = 0, "", 0.0
+
+    def __enter__(self) -> _JsonLines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __call__(self, progress: Progress) -> None:
+        self._check()
+        part = STAGES[min(self._ended, len(STAGES) - 1)]
+        kept = progress.stage.startswith(f"{part}: ")
+        if kept or (progress.stage == part and progress.picture is not None):
+            self._ended += 1
+            picture = self._folder / f"{part}.png"
+            self._say({"part": part, "ended": True, "kept": kept, "picture": str(picture) * picture.is_file()})
+            return
+        now = time.monotonic()
+        if progress.stage == self._stage and now - self._told < 0.1 and progress.done < progress.total:
+            return
+        self._stage, self._told = progress.stage, now
+        self._say({"part": part, "stage": progress.stage, "done": progress.done, "total": progress.total})
+
+    def _say(self, line: dict[str, object]) -> None:
+        try:
+            print(json.dumps({**line, "parts": STAGES}), flush=True)
+        except BrokenPipeError:  # whoever asked is gone; what is kept of the stages is there when they ask again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise Cancelled from None

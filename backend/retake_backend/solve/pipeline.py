@@ -30,6 +30,9 @@ from .kept import Kept, key
 from .report import SolveReport, failed, judge
 from .stages import LONGER_SIDE, CameraSolve, DepthMaps, Focal, Gray, Lifted, ObjectGroups, PointTracks
 
+STAGES = ("points", "cameras", "objects", "depth", "world")
+"""In their order, as `Progress` and the pictures of the stages call them when they end."""
+
 FEWEST_FRAMES = 5
 MOST_FRAMES = 1500
 SELECTED = 4000
