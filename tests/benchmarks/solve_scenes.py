@@ -1,4 +1,4 @@
-"""Scenes whose cameras, depths, tracks and objects are known exactly: what solvers are measured on.
+"""Scenes whose cameras, depths, tracks and objects are known exactly: what solvers are measured on. 448x256, 33 frames.
 
     python tests/benchmarks/solve_scenes.py FOLDER [NAME ...]     writes them as videos, with a sheet to look at
 
@@ -246,8 +246,8 @@ def _scene(
     outside: bool = False,
     plain: bool = False,
     mm: float | Callable[[Array], Array] = 30.0,
-    size: tuple[int, int] = (672, 384),
-    count: int = 41,
+    size: tuple[int, int] = (448, 256),
+    count: int = 33,
     shake: float = 0.0,
     k1: float = 0.0,
     movers: tuple[tuple[str, Poses, tuple[float, float, float], bool], ...] = (),
@@ -293,7 +293,7 @@ def _bus(count: int) -> tuple[str, Poses, tuple[float, float, float], bool]:
     return "bus", path, (1.15, 0.4, 0.85), False
 
 
-_N = 41
+_N = 33
 _MIDDLE = (0.0, 1.5, 1.2)
 
 
@@ -368,7 +368,7 @@ _add("forward", "drives straight ahead out of doors", "moving", _line((0, -6, 1.
 _add("low_texture", "painted walls, plain furniture, one poster", "moving", _orbit(26), _at(*_MIDDLE), plain=True,
      mm=28.0)  # fmt: skip
 _add("portrait", "upright, truck", "moving", _line((-0.8, -3.2, 1.5), (0.8, -3.2, 1.5)), _at(*_MIDDLE),
-     size=(384, 672), mm=26.0)  # fmt: skip
+     size=(256, 448), mm=26.0)  # fmt: skip
 _add("wide", "18 mm, truck", "moving", _line((-0.8, -2.4, 1.4), (0.8, -2.2, 1.5)), _at(*_MIDDLE), mm=18.0)
 _add("tele", "90 mm, truck", "moving", _line((-0.9, -3.6, 1.6), (0.9, -3.6, 1.5)), _at(0, 2.8, 1.0), mm=90.0)
 _add("motion_blur", "fast, the shutter open for half a frame's time", "moving", _orbit(38), _at(*_MIDDLE),
