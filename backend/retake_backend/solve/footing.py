@@ -73,15 +73,25 @@ def _changed(a: Gray, b: Gray) -> bool:
 
 
 def _likeness(a: Gray, b: Gray) -> float:
-    """How well b is a with its parts moved: their correlation, the flow's own freedom to invent it taken off."""
-    dense = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    """How well b is a with its parts moved, or with the whole moved far: their correlation where both show a thing."""
     height, width = a.shape
-    flow = cv2.GaussianBlur(dense.calc(b, a, np.zeros((height, width, 2), np.float32)), (0, 0), 4.0)
-    grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32) + flow
-    inside = (grid >= -0.5).all(2) & (grid < [width - 0.5, height - 0.5]).all(2)
-    if inside.mean() < 0.1:
-        return 0.0
-    return _correlation(taken(a, grid)[inside], b[inside])
+    pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32)
+    dense = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    flow = dense.calc(b, a, np.zeros((height, width, 2), np.float32))
+    # Smooth, as flow that is free to pick any pixel could make b of anything.
+    best = _moved_likeness(a, b, pixels + cv2.GaussianBlur(flow, (0, 0), 4.0), 0.1)
+    if best < _EXPLAINED:  # a pan too fast for the flow
+        window = cv2.createHanningWindow((width, height), cv2.CV_32F)
+        shift, _ = cv2.phaseCorrelate(b.astype(np.float32), a.astype(np.float32), window)
+        best = max(best, _moved_likeness(a, b, pixels + np.asarray(shift, np.float32), 0.35))
+    return best
+
+
+def _moved_likeness(a: Gray, b: Gray, at: NDArray[np.float32], least: float) -> float:
+    """Correlation of a taken at (h, w, 2) and b; 0 where less than the share `least` of the frame is in both."""
+    height, width = a.shape
+    inside = (at >= -0.5).all(2) & (at < [width - 0.5, height - 0.5]).all(2)
+    return _correlation(taken(a, at)[inside], b[inside]) if inside.mean() >= least else 0.0
 
 
 def _correlation(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
