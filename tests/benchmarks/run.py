@@ -37,6 +37,11 @@ FIGURES = {
     ),
     "conditioner_percent": ("diffusion", "Edit-by-Track's conditioner, once, of 50 guided steps", "{:.2f} %"),
     "standard_speedup": ("diffusion", "quality standard, times as fast as best (random weights)", "{:.2f} x"),
+    "solve_seconds": ("solve", "solving the sample shot, 81 frames at 672x384 (the bar: 60 s)", "{:.1f} s"),
+    "solve_peak_mb": ("solve", "peak memory of that, its own processes added up", "{:.0f} MB"),
+    "solve_ate_percent": ("solve", "error of its camera path, of the path's length", "{:.3f} %"),
+    "solve_track_px": ("solve", "error of its tracks, median", "{:.2f} px"),
+    "solve_scenes": ("solve", "of three scenes with known truth, solved", "{:.0f}"),
     "demo_seconds": ("demo", "the whole demo", "{:.1f} s"),
     "peak_mb_blender": ("demo", "peak memory of Blender's side in the demo", "{:.0f} MB"),
     "peak_mb_backend": ("demo", "peak memory of broker and worker in the demo", "{:.0f} MB"),
@@ -50,7 +55,7 @@ def main() -> int:
     arguments = sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else sys.argv[1:]
     parser = argparse.ArgumentParser(description="Measure Retake.")
     parser.add_argument(
-        "--part", choices=["scene", "wire", "preview", "diffusion"], help="measure this in this very process"
+        "--part", choices=["scene", "wire", "preview", "diffusion", "solve"], help="measure this in this very process"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     parser.add_argument("--gpu", action="store_true", help="the video model alone, at its real size on the GPU")
@@ -63,7 +68,7 @@ def main() -> int:
         return _gpu(options.json)
 
     parts = {}
-    for name in ("scene", "wire", "preview", "diffusion", "demo"):
+    for name in ("scene", "wire", "preview", "diffusion", "solve", "demo"):
         print(f"-- {name}", flush=True)
         parts[name] = _demo() if name == "demo" else _in_own_process(name)
     figures = {figure: parts[part][figure] for figure, (part, _, _) in FIGURES.items()}
