@@ -267,7 +267,9 @@ def _float(
     if touched and max(touched.values()) > 0.25 * seen:
         other = max(touched, key=lambda n: touched[n])
         depth = 0.97 * found[other].depth
-        return Path(depth, anchor, ground.normal, f"is as far away as {groups.names.get(other, other)}, which it touches")
+        return Path(
+            depth, anchor, ground.normal, f"is as far away as {groups.names.get(other, other)}, which it touches"
+        )
     known = np.isfinite(contact)
     limit = float(np.exp(np.nanquantile(contact, 0.1))) if known.any() else np.inf
     behind_near = float(np.nanquantile(behind, 0.2)) if np.isfinite(behind).any() else 1.0

@@ -9,10 +9,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from retake_shared import geometry
+from retake_shared.errors import BadFile, BadShot
 from scipy.spatial import cKDTree
 
 from ..engines.base import Progress, Report
+from ..footage import FootageReader
 from ..weights.store import WeightStore
 from . import interpolation, still
 from .stages import CameraSolve, ObjectGroups, Pictures, PointTracks, picture
@@ -24,6 +27,10 @@ ROWS = 128
 
 _STEPS = (5, 11)
 """Frames before and after at which a frame is compared with the still scene."""
+
+_IMAGES = (".png", ".bmp", ".tif", ".tiff", ".webp", ".jpg", ".jpeg")
+_VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
+_MAX_PIXELS = 100_000_000
 
 _AROUND = np.ones((3, 3), np.uint8)
 
@@ -40,11 +47,135 @@ class GivenMasks:
 def read(folder: Path, frames: range, size: tuple[int, int]) -> GivenMasks:
     """The user's masks in a folder (or one video) for `frames` of the footage, at `size` (width, height) at most.
 
-    Either one image per frame of object numbers per pixel, or of one colour per object, or one video of such; or one
-    folder or video per object of black and white, named by it. `names.txt` holds lines "1 walker". Raises BadFile or
-    BadShot saying which file is missing or does not fit.
+    Either one image per frame of object numbers per pixel, or of one colour per object (black: background), or one
+    video of black and white; or one folder or video per object of black and white, named by it. `names.txt` holds
+    lines "1 walker". Images are counted from the footage's first frame, or from the first of `frames` when there are
+    just as many. Raises BadFile or BadShot saying what is missing or does not fit.
     """
-    raise NotImplementedError
+    if not folder.exists():
+        raise BadFile("is not there.", str(folder), "Give a folder of mask images, or a video of masks.")
+    names = _names(folder / "names.txt") if folder.is_dir() else {}
+    inner = [p for p in sorted(folder.iterdir()) if not p.name.startswith(".")] if folder.is_dir() else [folder]
+    parts = [p for p in inner if p.is_dir() or p.suffix.lower() in _VIDEOS]
+    images = [p for p in inner if p.suffix.lower() in _IMAGES]
+    if images:
+        return GivenMasks(_numbers(images, frames, size), names, f"masks of {folder.name}")
+    if not parts:
+        raise BadFile("holds no masks.", str(folder), "Put one PNG per frame there, or one folder or video per object.")
+    if len(parts) > 255:
+        raise BadFile(f"has {len(parts)} objects.", str(folder), "Give 255 objects at most.")
+    labels: NDArray[np.uint8] | None = None
+    for number, part in enumerate(parts, 1):
+        layers = _white(part, frames, size)
+        if labels is None:
+            labels = np.zeros(layers.shape, np.uint8)
+        if layers.shape != labels.shape:
+            layers = np.stack([_fitted(m.astype(np.uint8), labels.shape[2], labels.shape[1]) for m in layers]) > 0
+        labels[layers] = number
+    assert labels is not None
+    own = {number: part.stem if part.is_file() else part.name for number, part in enumerate(parts, 1)}
+    return GivenMasks(labels, {**own, **names}, f"masks of {folder.name}")
+
+
+def _names(path: Path) -> dict[int, str]:
+    """Number -> name from lines such as "1 walker"."""
+    if not path.is_file():
+        return {}
+    names: dict[int, str] = {}
+    for line in path.read_text("utf-8", "replace").splitlines():
+        number, _, name = line.strip().replace(":", " ").replace("=", " ").partition(" ")
+        if not line.strip():
+            continue
+        if not number.isdigit() or not 0 < int(number) < 256 or not name.strip():
+            raise BadFile(
+                f"has the line {line!r:.60}.", str(path), 'Write a number and a name per line, as in "1 walker".'
+            )
+        names[int(number)] = name.strip()
+    return names
+
+
+def _which(count: int, frames: range, where: Path) -> list[int]:
+    """Which of `count` masks belong to the frames."""
+    if count > frames[-1]:
+        return list(frames)
+    if count == len(frames):
+        return list(range(count))
+    raise BadShot(
+        f"there are {count} masks for frames {frames[0]} to {frames[-1]}.",
+        str(where),
+        "Give one mask per frame of the footage, or one per frame that is solved.",
+    )
+
+
+def _fitted(layer: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    if layer.shape == (height, width):
+        return layer
+    smaller: NDArray[np.uint8] = cv2.resize(layer, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    return smaller
+
+
+def _bounded(width: int, height: int, size: tuple[int, int]) -> tuple[int, int]:
+    scale = min(1.0, size[0] / width, size[1] / height)
+    return max(round(width * scale), 1), max(round(height * scale), 1)
+
+
+def _numbers(images: list[Path], frames: range, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """(T, h, w) object numbers of one image per frame: its own numbers, or one for each colour but black."""
+    layers = [_load(images[i]) for i in _which(len(images), frames, images[0].parent)]
+    if len({layer.shape for layer in layers}) > 1:
+        raise BadShot("the masks differ in size or kind.", str(images[0].parent), "Export them all alike.")
+    height, width = layers[0].shape[:2]
+    fit = _bounded(width, height, size)
+    if layers[0].ndim == 3:
+        layers = [(m[..., 0].astype(np.int32) << 16) | (m[..., 1].astype(np.int32) << 8) | m[..., 2] for m in layers]
+    values = np.unique(np.concatenate([np.unique(m) for m in layers]))
+    values = values[values != 0]
+    if len(values) > 255 or (len(values) and values[-1] > 255 and len(values) > 64):
+        raise BadFile(
+            f"holds {len(values)} different values.", str(images[0].parent), "Export masks without smoothing, as PNG."
+        )
+    # Numbers stay as they are; white and colours, which number nothing, are counted from 1.
+    plain = not len(values) or (values[-1] <= 255 and values[-1] <= 4 * len(values) + 16)
+    number_of = {int(v): int(v) if plain else k for k, v in enumerate(values, 1)}
+    labels = np.zeros((len(layers), fit[1], fit[0]), np.uint8)
+    for t, layer in enumerate(layers):
+        numbered = np.zeros(layer.shape, np.uint8)
+        for value in np.unique(layer):
+            if value:
+                numbered[layer == value] = number_of[int(value)]
+        labels[t] = _fitted(numbered, *fit)
+    return labels
+
+
+def _load(path: Path) -> NDArray[np.uint8]:
+    """(h, w) numbers or (h, w, 3) colours of an image; a palette's numbers rather than its colours."""
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > _MAX_PIXELS:
+                raise BadFile(f"is {image.width} x {image.height} px.", str(path), "Give masks of the footage's size.")
+            if image.mode not in ("P", "L", "1", "I;16"):
+                colours = np.array(image.convert("RGB"))
+                same = (colours[..., 0] == colours[..., 1]).all() and (colours[..., 0] == colours[..., 2]).all()
+                return np.ascontiguousarray(colours[..., 0]) if same else colours
+            values = np.array(image)
+            if values.max(initial=0) > 255:
+                values = values // 257
+            return values.astype(np.uint8)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise BadFile(f"cannot be read as an image ({error}).", str(path), "Export it again as PNG.") from error
+
+
+def _white(part: Path, frames: range, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """(T, h, w) where one object's folder of images or video is white."""
+    with FootageReader(part) as reader:
+        which = _which(reader.footage.frames, frames, part)
+        fit = _bounded(reader.footage.width, reader.footage.height, size)
+        layers = [
+            cv2.resize(np.ascontiguousarray(reader.frame(i)[..., 1]), fit, interpolation=cv2.INTER_AREA) for i in which
+        ]
+    # Folders of numbers 0 and 1 look black; a video's black is not quite 0.
+    top = max(int(layer.max()) for layer in layers)
+    return np.stack(layers) > (127 if top > 32 else 0)
 
 
 def click(
@@ -136,7 +267,9 @@ def _changed(
     cameras = solve.cameras
     size = (cameras.width, cameras.height)
     coarse = (max(shape[0] // 3, 1), max(shape[1] // 3, 1))
-    inverse = still.inverse_depth(t, uv, visible, solve, cv2.resize(colours[t], coarse[::-1], interpolation=cv2.INTER_AREA))
+    inverse = still.inverse_depth(
+        t, uv, visible, solve, cv2.resize(colours[t], coarse[::-1], interpolation=cv2.INTER_AREA)
+    )
     if inverse is None:
         inverse = np.ones(coarse, np.float32)  # a camera that only turns: every depth leads to the same place
     here = colours[t][window]

@@ -19,6 +19,7 @@ from scipy.spatial import cKDTree
 from ..engines.base import Progress, Report
 from . import masks as mask_files
 from . import still
+from .interpolation import cells_of
 from .masks import GivenMasks
 from .stages import CameraSolve, ObjectGroups, Pictures, PointTracks
 
@@ -37,8 +38,14 @@ _NEAR = 0.045
 _ALIKE = 0.35
 """Mean affinity between two groups of neighbours from which they are one object."""
 
+_JOINT = 0.4
+"""From which on a pair of neighbours may be at a joint, and holds two groups together."""
+
+_JOINT_SWING = 3.0
+"""How differently, in units of what is alike, the two sides of a joint may move: a foot swings, its shin less."""
+
 _TOGETHER = 0.3
-"""The same between groups: how much they touch all the time and keep together in the mean."""
+"""The same between groups: how much of the time they hold together, and keep together in the mean."""
 
 _SCATTERED = 0.3
 """Share of still points among the nearest of a group's points from which on the group is no object."""
@@ -63,14 +70,15 @@ def find_objects(
     solve = still.checked(points, solve)
     uv = np.asarray(solve.uv(points), np.float64)
     if masks is not None:
-        return _from_masks(points, solve, masks, uv)
+        return _from_masks(points, masks, uv, (solve.cameras.width, solve.cameras.height))
     own, known = own_motion(uv, points.visible, solve)
     movers = _movers(own, known, points, solve)
     report(Progress(_STAGE, 1, 3))
     near = _NEAR * max(solve.cameras.width, solve.cameras.height)
     labels = np.zeros(len(points), np.int32)
-    groups = _group(uv[:, movers], points.visible[:, movers], near)
-    groups = _join_parts(groups, uv[:, movers], points.visible[:, movers], near)
+    pairs, affinity, joint = _pairs(uv[:, movers], points.visible[:, movers], near)
+    groups = _group(int(movers.sum()), pairs, affinity)
+    groups = _join_parts(groups, uv[:, movers], points.visible[:, movers], pairs[joint > _JOINT])
     labels[movers] = _largest_first(groups, points.visible[:, movers])
     labels = _by_neighbours(labels, uv, points.visible, solve, near)
     labels = _drop_scattered(labels, uv, points.visible, solve)
@@ -170,8 +178,11 @@ def _velocity(uv: NDArray[np.float64], visible: NDArray[np.bool_]) -> NDArray[np
 
 def _pairs(
     uv: NDArray[np.float64], visible: NDArray[np.bool_], near: float
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Pairs of neighbours (P, 2), and how much (P,) they belong together: 1 for those that stay near and move alike."""
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Pairs of neighbours (P, 2), how much (P,) they belong together, and how much (P,) they may be at one joint.
+
+    Both are 1 for those that stay near and move alike; beside a joint, motions may differ more.
+    """
     frames, count = visible.shape
     velocity = _velocity(uv, visible)
     moving = np.isfinite(velocity).all(-1)
@@ -191,22 +202,22 @@ def _pairs(
         apart.append(np.linalg.norm(velocity[t, i] - velocity[t, j], axis=-1) / (0.6 + 0.25 * speed))
         meetings.append(np.ones(len(i)))
     if not keys:
-        return np.zeros((0, 2), np.int64), np.zeros(0)
+        return np.zeros((0, 2), np.int64), np.zeros(0), np.zeros(0)
     key, where = np.unique(np.concatenate(keys), return_inverse=True)
     met = np.bincount(where, np.concatenate(meetings))
-    apart_mean = np.bincount(where, np.concatenate(apart)) / met
+    # Squares: two points that part for a moment are less alike than two that differ a little all the time.
+    apart_mean = np.sqrt(np.bincount(where, np.concatenate(apart) ** 2) / met)
     i, j = key // count, key % count
     common = np.einsum("tp,tp->p", moving[:, i].astype(np.float32), moving[:, j].astype(np.float32))
     enough = met >= min(3, frames)
     stay = met / np.maximum(common, 1)
     affinity = stay**2 * np.exp(-(apart_mean**2))
-    return np.stack([i, j], 1)[enough], affinity[enough]
+    joint = stay**2 * np.exp(-((apart_mean / _JOINT_SWING) ** 2)) * (met >= min(8, frames))
+    return np.stack([i, j], 1)[enough], affinity[enough], joint[enough]
 
 
-def _group(uv: NDArray[np.float64], visible: NDArray[np.bool_], near: float) -> NDArray[np.int32]:
+def _group(count: int, pairs: NDArray[np.int64], affinity: NDArray[np.float64]) -> NDArray[np.int32]:
     """Group numbers (N,) from 0: neighbours merged, the most alike first, until no two groups are alike enough."""
-    count = visible.shape[1]
-    pairs, affinity = _pairs(uv, visible, near)
     total: dict[int, dict[int, list[float]]] = defaultdict(dict)
     for (i, j), a in zip(pairs.tolist(), affinity.tolist(), strict=True):
         total[i][j] = total[j][i] = [a, 1.0]
@@ -287,9 +298,13 @@ def _drop_small(labels: NDArray[np.int32], visible: NDArray[np.bool_]) -> NDArra
 
 
 def _join_parts(
-    groups: NDArray[np.int32], uv: NDArray[np.float64], visible: NDArray[np.bool_], near: float
+    groups: NDArray[np.int32], uv: NDArray[np.float64], visible: NDArray[np.bool_], joints: NDArray[np.int64]
 ) -> NDArray[np.int32]:
-    """Groups (N,) that stay beside each other and do not drift apart, joined: the limbs of a body, a rolling ball."""
+    """Groups (N,) that hold together and do not drift apart, joined: the limbs of a body, the sides of a rolling ball.
+
+    joints: (P, 2) pairs of neighbours that belong together. A limb has some with its body all the time, where it hangs
+    on it; what only touches the body, here and there, has none.
+    """
     frames = len(visible)
     sizes = np.bincount(groups, minlength=1)
     number = len(sizes)
@@ -305,10 +320,9 @@ def _join_parts(
         for axis in (0, 1):
             total = np.bincount(groups[here], velocity[t, here, axis], minlength=number)
             mean[:, t, axis] = total / np.maximum(amount, 1)
-        if len(here) > 1:
-            found = here[cKDTree(uv[t, here]).query_pairs(near * 0.8, output_type="ndarray")]
-            i, j = groups[found[:, 0]], groups[found[:, 1]]
-            touch[i, j, t] = touch[j, i, t] = True
+        held = joints[finite[t, joints].all(1)]
+        i, j = groups[held[:, 0]], groups[held[:, 1]]
+        touch[i, j, t] = touch[j, i, t] = True
     weight = there * sizes[:, None].astype(np.float64)
     result = groups.copy()
     alive = sizes > 0
@@ -385,5 +399,20 @@ def _by_neighbours(
     return result
 
 
-def _from_masks(points: PointTracks, solve: CameraSolve, masks: GivenMasks, uv: NDArray[np.float64]) -> ObjectGroups:
-    raise NotImplementedError
+def _from_masks(points: PointTracks, masks: GivenMasks, uv: NDArray[np.float64], size: tuple[int, int]) -> ObjectGroups:
+    """Every point belongs to the object on which most of its sightings lie."""
+    count = int(masks.labels.max(initial=0))
+    votes = np.zeros((len(points), count + 1))
+    shape = (int(masks.labels.shape[1]), int(masks.labels.shape[2]))
+    for t, layer in enumerate(masks.labels):
+        here = np.flatnonzero(points.visible[t])
+        votes[here, layer.reshape(-1)[cells_of(uv[t, here], size, shape)]] += 1
+    labels = votes.argmax(1).astype(np.int32)
+    used = sorted({*np.flatnonzero(np.bincount(masks.labels.reshape(-1), minlength=1)).tolist()} - {BACKGROUND})
+    names = {BACKGROUND: "background", **{n: masks.names.get(n, f"object {n}") for n in used}}
+    sizes = ", ".join(f"{names[n]}: {int((labels == n).sum())}" for n in used)
+    notes = [f"Objects are those of the masks given ({sizes or 'none'} points)."]
+    empty = [names[n] for n in used if not (labels == n).any()]
+    if empty:
+        notes.append(f"No point could be followed on {', '.join(empty)}.")
+    return ObjectGroups(labels, names, masks.labels, masks.source, tuple(notes))
