@@ -68,13 +68,9 @@ class SampleShot:
         path.write_bytes((SAMPLE / "walk.mp4").read_bytes())
 
     def depth_and_objects(self, t: int, step: int = 1) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        size = (-(-self.size[0] // step), -(-self.size[1] // step))
         assert self.solve.depth is not None
         assert self.solve.masks is not None
-        depth, masks = (
-            cv2.resize(a, size, interpolation=cv2.INTER_NEAREST) for a in (self.solve.depth[t], self.solve.masks[t])
-        )
-        return np.asarray(depth, np.float32), np.asarray(masks, np.uint8)
+        return _sampled(self.solve.depth[t], self.size, step), _sampled(self.solve.masks[t], self.size, step)
 
     def follow(
         self, born: NDArray[np.int64], uv: Array
@@ -225,12 +221,18 @@ def _score_tracks(scene: Truth, found: Found, row: dict[str, Any]) -> None:
 
 def _dense_depth(scene: Truth, depth: NDArray[np.float32]) -> float:
     step = 8
-    pairs = []
-    for t in range(0, scene.count, 4):
-        true, _ = scene.depth_and_objects(t, step)
-        mine = cv2.resize(np.asarray(depth[t], np.float32), scene.size, interpolation=cv2.INTER_NEAREST)
-        pairs.append((mine[step // 2 :: step, step // 2 :: step][: true.shape[0], : true.shape[1]], true))
-    return measures.depth_error_percent(np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs]))
+    times = range(0, scene.count, 4)
+    true = np.stack([scene.depth_and_objects(t, step)[0] for t in times])
+    return measures.depth_error_percent(np.stack([_sampled(depth[t], scene.size, step) for t in times]), true)
+
+
+def _sampled(values: NDArray[Any], size: tuple[int, int], step: int) -> NDArray[Any]:
+    """A map (h, w) of any size, at the centre of every `step`-th px of a picture of `size`."""
+    rows, columns = (
+        np.floor((np.arange(step // 2, length, step) + 0.5) * count / length).astype(int)
+        for length, count in zip(size[::-1], values.shape, strict=True)
+    )
+    return np.asarray(values)[np.ix_(rows, columns)]
 
 
 # -- running the methods ---------------------------------------------------------------------------------------------
@@ -358,6 +360,8 @@ def summary(rows: dict[str, Any], methods: Sequence[str]) -> dict[str, Any]:
         totals[method] = {"solved": len(own), "scenes": len(rows)}
         for key in _MEASURES:
             for label, chosen in (("own", own), ("common", common)):
+                if key in ("points_depth", "dense_depth"):  # from a camera that stands still it can only be guessed
+                    chosen = [name for name in chosen if rows[name]["kind"] == "moving"]
                 values = np.array([rows[name][method][key] for name in chosen], float)
                 values = values[np.isfinite(values)]
                 totals[method][f"{key}_{label}"] = float(np.median(values)) if len(values) else float("nan")
@@ -400,6 +404,15 @@ def markdown(rows: dict[str, Any], methods: Sequence[str]) -> str:
         lines += ["| stage | mean s | share |", "|---|---|---|"]
         lines += [f"| {stage} | {np.mean(v):.1f} | {np.mean(v) / total:.0%} |" for stage, v in stages.items()]
     return "\n".join(lines) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """The same for JSON, which has no nan."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else None
+    return value
 
 
 def _cell(value: float, form: str) -> str:
@@ -449,7 +462,7 @@ def main() -> int:
     if options.out:
         options.out.write_text(text, encoding="utf-8")
         data = {"summary": summary(rows, options.methods), "scenes": rows}
-        options.out.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        options.out.with_suffix(".json").write_text(json.dumps(_plain(data), indent=1) + "\n", encoding="utf-8")
     return 0
 
 
