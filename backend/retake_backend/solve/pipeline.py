@@ -27,7 +27,7 @@ from ..footage import FootageReader, encode_png
 from ..weights.store import WeightStore
 from . import cameras, depth, footing, lift, look, masks, monocular, objects, points
 from .kept import Kept, key
-from .report import SolveReport, failed, judge
+from .report import SceneCuts, SolveReport, failed, judge
 from .stages import LONGER_SIDE, CameraSolve, DepthMaps, Focal, Gray, Lifted, ObjectGroups, PointTracks
 
 STAGES = ("points", "cameras", "objects", "depth", "world")
@@ -193,7 +193,7 @@ class _Run:
             sha256, [chosen.start, chosen.stop, chosen.step], list(self.pictures.size), SELECTED, points.VERSION,
             footing.VERSION, _VERSION,
         )  # fmt: skip
-        self.chosen = chosen
+        self.chosen, self.where = chosen, f"{reader.path.name}, frames {chosen.start} to {chosen[-1]}"
 
     def points(self) -> PointTracks:
         """The points of the range, after it was looked at: whether anything can be followed in it."""
@@ -203,17 +203,17 @@ class _Run:
 
     def _follow(self) -> PointTracks:
         frames = self.pictures.grays(self.report)
-        where = f"frames {self.chosen.start} to {self.chosen[-1]}"
         if why := footing.trouble(frames):
-            raise BadShot(f"cannot be solved: {why}.", where, "Use other footage, or a range of it that shows a scene.")
+            raise BadShot(f"cannot be solved: {why}.", self.where, "Use footage, or a range of it, that shows a scene.")
         if found := footing.cuts(frames):
-            raise BadShot(*_cut(found, self.chosen))
+            first = [self.chosen[t] for t in (0, *found)]
+            raise SceneCuts(self.where, list(zip(first, [*first[1:], self.chosen[-1] + 1], strict=True)))
         all_points = points.follow(frames, self.report)
         chosen = points.select(all_points, self.pictures.size, SELECTED)
         if len(chosen) < _FEWEST_POINTS:
             raise BadShot(
                 f"only {len(chosen)} points can be followed in it.",
-                where,
+                self.where,
                 "Use sharper, brighter footage, with more texture in the picture, or a longer clip.",
             )
         return chosen
@@ -260,15 +260,6 @@ def _chosen(known: Footage, settings: SolveSettings) -> range:
             f"Solve a range, as in --frames {start}:{start + 500}, or every {step}th frame with --step {step}.",
         )
     return chosen
-
-
-def _cut(found: list[int], chosen: range) -> tuple[str, str, str]:
-    """What, where and remedy of a range with scene cuts."""
-    first = [chosen.start, *(chosen[t] for t in found)]
-    ranges = [f"{a}:{b}" for a, b in zip(first, [*first[1:], chosen[-1] + 1], strict=True)]
-    many = f"{len(found)} scene cuts, at frames {', '.join(map(str, first[1:]))}"
-    what = f"has a scene cut at frame {first[1]}." if len(found) == 1 else f"has {many}."
-    return what, "footage", f"Solve each scene by itself: --frames {' or --frames '.join(ranges[:8])}."
 
 
 def _masks_name(folder: Path | None) -> str:

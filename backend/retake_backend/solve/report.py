@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from retake_shared import geometry
+from retake_shared.errors import BadShot, RetakeError
 
 from .stages import CameraSolve, DepthMaps, Kind, ObjectGroups, PointTracks
 
@@ -31,12 +33,12 @@ class SolveReport:
 
     frames: (first, stop) of the footage. solved: share of them with a camera of their own. reprojection,
     reprojection_95: px of the footage, median and 95th percentile, of the points that stand still. agreement: share of
-    the background's points that any two cameras put where they were followed. explained: share of all points that stand
-    still or belong to an object. points: number of tracks; still: of them at rest; track_length: frames, median.
+    the background's points that any two cameras put where they were followed. rest: share of all points, weighed by
+    their length, that stand still. explained: share that stands still or belongs to an object. points: number of tracks; still: of them at rest; track_length: frames, median.
     coverage: share of the picture with points at rest, in the mean frame. parallax: degrees, median. focal: px of the
     footage, first and last frame. focal_source, depth_source, kind: in words. objects: by name, number of points.
     fallbacks: what was made do with. notes: of all stages. seconds: of each stage made in this run. error: why there is
-    no solve, "" when there is one.
+    no solve, "" when there is one. split: ranges of frames, each of which may be solved by itself, after a scene cut.
     """
 
     light: Light
@@ -47,6 +49,7 @@ class SolveReport:
     reprojection: float = 0.0
     reprojection_95: float = 0.0
     agreement: float = 0.0
+    rest: float = 0.0
     explained: float = 0.0
     points: int = 0
     still: int = 0
@@ -62,6 +65,7 @@ class SolveReport:
     notes: tuple[str, ...] = ()
     seconds: tuple[tuple[str, float], ...] = ()
     error: str = ""
+    split: tuple[tuple[int, int], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The content of `solve.report.json`."""
@@ -99,9 +103,21 @@ class SolveReport:
         return tuple(line for line in dict.fromkeys(lines) if line)
 
 
-def failed(error: Exception, frames: tuple[int, int] = (0, 0)) -> SolveReport:
+class SceneCuts(BadShot):
+    """The range shows more than one scene. ranges: (first, stop) of each."""
+
+    def __init__(self, where: str, ranges: Sequence[tuple[int, int]]) -> None:
+        at = ", ".join(str(first) for first, _ in ranges[1:])
+        what = f"has a scene cut at frame {at}." if len(ranges) == 2 else f"has scene cuts at frames {at}."
+        each = " or ".join(f"--frames {first}:{stop}" for first, stop in ranges[:8])
+        super().__init__(what, where, f"Solve each scene by itself: {each}.")
+        self.ranges = tuple(ranges)
+
+
+def failed(error: RetakeError, frames: tuple[int, int] = (0, 0)) -> SolveReport:
     """The report of a shot that cannot be solved."""
-    return SolveReport("red", (str(error),), frames=frames, error=str(error))
+    split = error.ranges if isinstance(error, SceneCuts) else ()
+    return SolveReport("red", (str(error),), frames=frames, error=str(error), split=split)
 
 
 def judge(
@@ -118,8 +134,7 @@ def judge(
     """Measure a solve. scale: px of the footage to one px of the working picture."""
     still = solve.static & (groups.labels == 0)
     size = (solve.cameras.width, solve.cameras.height)
-    misses = solve.residual[:, still][points.visible[:, still]]
-    misses = misses[np.isfinite(misses)]
+    misses = _misses(points, solve, still)
     typical, tail = np.percentile(misses, [50, 95]) if misses.size else (np.inf, np.inf)
     weight = points.visible.sum(0)
     explained = float(weight[still | (groups.labels > 0)].sum() / max(weight.sum(), 1))
@@ -127,6 +142,7 @@ def judge(
         "kind": solve.kind,
         "solved": float(solve.solved.mean()),
         "agreement": _agreement(points, solve, groups),
+        "rest": float(weight[still].sum() / max(weight.sum(), 1)),
         "explained": explained,
         "points": len(points),
         "still": int(still.sum()),
@@ -164,6 +180,16 @@ def judge(
     )
 
 
+def _misses(points: PointTracks, solve: CameraSolve, still: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """px between where points at rest were seen and where the cameras see them; the solver's word is not taken."""
+    known = still & np.isfinite(solve.world).all(1)
+    where, depth = solve.cameras.project(np.broadcast_to(solve.world[known], (len(solve.cameras), known.sum(), 3)))
+    own = np.linalg.norm(solve.uv(points)[:, known] - where, axis=2)[points.visible[:, known] & (depth > 0)]
+    rest = solve.residual[:, still & ~known][points.visible[:, still & ~known]]
+    misses = np.concatenate([own, rest])
+    return np.asarray(misses[np.isfinite(misses)], np.float64)
+
+
 def _light(
     m: dict[str, Any], typical: float, tail: float, view: float, behind: float, focal_source: str, frames: int
 ) -> tuple[Light, tuple[str, ...]]:
@@ -188,7 +214,9 @@ def _light(
     )
     share = m["agreement"]
     words = f"the cameras agree with only {share:.0%} of the background's points."
-    weigh(share < 0.5, share < 0.8, words, mask)
+    weigh(share < 0.6, share < 0.85, words, mask)
+    share = m["rest"]
+    weigh(share < 0.3, share < 0.5, f"only {share:.0%} of what was followed stands still.", mask)
     share = m["explained"]
     words = f"{1 - share:.0%} of what was followed neither stands still nor belongs to an object."
     weigh(share < 0.4, share < 0.7, words, mask)
@@ -253,8 +281,10 @@ def _agreement(points: PointTracks, solve: CameraSolve, groups: ObjectGroups) ->
             base = np.linalg.norm(relative[:3, 3])
             at_infinity = np.linalg.norm(far[:, :2] / far[:, 2:] - q[:, :2], axis=1)
             off = np.abs((line * q).sum(1)) / np.maximum(norm, 1e-12)
+            crossed = np.cross(q, far)
+            ahead = -(np.cross(q, epipole) * crossed).sum(1) > 0  # else the point would lie behind the camera
             still = base < 1e-9 or solve.kind in ("static", "rotation")
-            miss = at_infinity if still else np.minimum(off, at_infinity)
+            miss = at_infinity if still else np.minimum(np.where(ahead, off, np.inf), at_infinity)
             hits += float((miss < _AGREES).sum())
             asked += int(both.sum())
     return hits / asked if asked else 0.0
