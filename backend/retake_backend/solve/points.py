@@ -306,6 +306,8 @@ class _Tracker:
             scale[wide[better]] = _WIDE
         good = new.deviation < _FLAT
         where, new, scale = where[good], new[good], scale[good]
+        if not len(where):
+            return
         while self.count + len(where) > len(self.rows.state):
             self.rows = self.rows.grown()
         slots = self._slots(len(where))
