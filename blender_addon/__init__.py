@@ -3,7 +3,7 @@
 `scene` holds the shot as bpy data, `operators` are thin calls of its functions, `link` talks to the backend.
 """
 
-from . import cli, panels, preferences, properties, rendering
+from . import cli, panels, preferences, properties, rendering, solving
 from .operators import (
     backend,
     camera,
@@ -14,6 +14,7 @@ from .operators import (
     first_frame,
     generating,
     importing,
+    solve_footage,
     taking,
     tracking,
 )
@@ -22,7 +23,9 @@ _MODULES = (
     properties,
     preferences,
     rendering,
+    solving,
     importing,
+    solve_footage,
     tracking,
     exporting,
     choosing,

@@ -59,18 +59,27 @@ class Place:
         """Write footage frame `index` to a PNG file, exactly as engines see it; blocks. Raises RetakeError."""
         self._run("frame", "--footage", str(footage), "--frame", str(index), "--out", str(target))
 
-    def _run(self, *words: str) -> str:
-        """Run `retake` with these words as this home's backend would; its last line. Raises RetakeError."""
-        command = [*backend_command(self.command), *words]
+    def program(self, *words: str) -> tuple[list[str], dict[str, str]]:
+        """The command `retake` with these words, and the environment in which it works as this home's backend would.
+        Raises RetakeError when no backend is installed."""
         environ = {**os.environ, "RETAKE_HOME": str(self.home)}
         environ.setdefault("RETAKE_MODELS", str(self.home / "models"))  # as the broker of this home has it
+        return [*backend_command(self.command), *words], environ
+
+    def cannot_run(self, command: list[str], error: OSError) -> RetakeError:
+        """What to say when the system refuses to run a program."""
+        return RetakeError(f"cannot be run ({error.strerror}).", command[0], _REMEDY)
+
+    def _run(self, *words: str) -> str:
+        """Run `retake` with these words as this home's backend would; its last line. Raises RetakeError."""
+        command, environ = self.program(*words)
         hidden = {"creationflags": 0x08000000} if os.name == "nt" else {}
         try:
             done = subprocess.run(
                 command, env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, **hidden
             )
         except OSError as error:
-            raise RetakeError(f"cannot be run ({error.strerror}).", command[0], _REMEDY) from None
+            raise self.cannot_run(command, error) from None
         lines = (done.stderr if done.returncode else done.stdout).strip().splitlines()
         if done.returncode:
             raise RetakeError(lines[-1].removeprefix("retake: ") if lines else "The program ended without a word.")

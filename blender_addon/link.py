@@ -27,6 +27,7 @@ from . import takes
 from .delivery import Delivery
 from .launch import Place
 from .messages import Backend, ErrandEnded, LinkMessage, ModelsTold, ModelTold, TakeEnded
+from .solve_process import SolveJob, SolveProcess
 from .takes import JobRecord
 
 PATIENCE = 60.0
@@ -54,6 +55,7 @@ class Link:
         self._cancelled: set[Path] = set()
         self._closing = threading.Event()
         self._client: Client | None = None
+        self._solving: SolveProcess | None = None
         self._wanted = self._models_asked = False
         self._lost_since = self._next_try = self._next_hello = 0.0
         self._thread = threading.Thread(target=self._run, name="Retake link", daemon=True)
@@ -133,6 +135,17 @@ class Link:
 
         self._send("frame", run)
 
+    def solve(self, job: SolveJob) -> None:
+        """Have footage solved by a program of its own; `SolveProgress` and in the end `SolveEnded` tell how it goes. One
+        that runs is stopped before."""
+        self.stop_solving()
+        self._solving = SolveProcess(self.place, job, self._say)
+
+    def stop_solving(self) -> None:
+        """Stop the solve that runs, if one does."""
+        if self._solving is not None:
+            self._solving.cancel()
+
     def _send(self, errand: str, run: Callable[[Place], ErrandEnded]) -> None:
         """Run what takes its time, and nothing of the client, in a thread of its own: takes go on meanwhile."""
         place = self.place
@@ -174,7 +187,9 @@ class Link:
                 self.cancel(folder)
 
     def close(self, timeout: float = 3.0) -> None:
-        """End the thread; the backend and its jobs go on."""
+        """End the thread; the backend and its jobs go on, a solve stops and can be gone on with."""
+        if self._solving is not None:
+            self._solving.forsake()
         self._closing.set()
         self._requests.put(lambda: None)
         self._thread.join(timeout)

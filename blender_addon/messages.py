@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from retake_shared.client import BrokerInfo, Models, ModelState
 
 from .takes import JobRecord
+
+if TYPE_CHECKING:  # it sends these messages
+    from .solve_process import SolveJob
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,34 @@ class ErrandEnded:
 
 
 @dataclass(frozen=True)
+class SolveProgress:
+    """The solve of `job` is in `part` of `parts`, at done of total of `stage`; or that part has ended.
+
+    kept: it had been done by a run before. picture: path of a PNG that shows what came of it, or "".
+    """
+
+    job: SolveJob
+    part: str
+    parts: tuple[str, ...]
+    stage: str = ""
+    done: int = 0
+    total: int = 0
+    ended: bool = False
+    kept: bool = False
+    picture: str = ""
+
+
+@dataclass(frozen=True)
+class SolveEnded:
+    """state: done, failed or cancelled. words: what to tell. report: JSON of how far the solve can be trusted, or ""."""
+
+    job: SolveJob
+    state: str
+    words: str = ""
+    report: str = ""
+
+
+@dataclass(frozen=True)
 class TakeEnded:
     """The take is done, failed or cancelled: see the record."""
 
@@ -82,7 +114,10 @@ class TakeEnded:
     record: JobRecord
 
 
-LinkMessage = Backend | Progress | FrameArrived | RoughPicture | ModelsTold | ModelTold | ErrandEnded | TakeEnded
+LinkMessage = (
+    Backend | Progress | FrameArrived | RoughPicture | ModelsTold | ModelTold | ErrandEnded | SolveProgress
+    | SolveEnded | TakeEnded
+)  # fmt: skip
 
 
 class Printer:
@@ -94,6 +129,8 @@ class Printer:
     def __call__(self, message: LinkMessage) -> None:
         if isinstance(message, Backend):
             self._print(f"backend: {message.state.replace('_', ' ')}{message.what and f', {message.what}'}")
+        elif isinstance(message, SolveProgress):
+            self._print(f"{message.part}{': kept from before' * message.kept}" if message.ended else message.stage)
         elif isinstance(message, Progress):
             now = time.monotonic()
             if message.stage != self._stage or message.done == message.total or now - self._told >= 1:

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from retake_shared.engine_options import Option, describe
 from retake_shared.shot import BACKGROUND, frame_name
 
-from . import engine_settings, models, rendering, take_list
+from . import engine_settings, models, rendering, solving, take_list
 from .drawing import draw_errand, draw_model, wrapped
 from .scene import objects, readback, shots, tracking
+from .solve_report import LIGHTS, parsed
 
 TAKE_ICONS = {"RENDERING": "RENDER_ANIMATION", "DONE": "CHECKMARK", "FAILED": "ERROR", "CANCELLED": "CANCEL"}
 MAIN_OPTIONS = ("fill", "use", "base", "quality", "strength", "start", "control")
@@ -30,6 +31,9 @@ BACKEND_ICONS = {
     "LOST": "ERROR",
     "OTHER_VERSION": "ERROR",
 }
+
+_COLOUR = "SEQUENCE_COLOR" if bpy.app.version < (4, 4, 0) else "STRIP_COLOR"
+LIGHT_ICONS = {"green": f"{_COLOUR}_04", "yellow": f"{_COLOUR}_03", "red": f"{_COLOUR}_01"}
 
 _pictures: bpy.utils.previews.ImagePreviewCollection | None = None
 
@@ -88,17 +92,24 @@ class RETAKE_PT_shot(_Tab, bpy.types.Panel):
         layout = self.layout
         root = shots.active_shot(context)
         if root is None:
-            row = layout.row()
+            draw_solving(layout, context)
+            row = layout.row(align=True)
             row.scale_y = 1.5
             row.operator("retake.import_shot", text="Import Shot", icon="FILE_MOVIE")
-            wrapped(layout, context, "Choose a video and what a solver made of it, or drop both on the viewport.")
+            row.operator("retake.solve_footage", text="Solve Footage…", icon="TRACKER")
+            wrapped(
+                layout, context,
+                "Import a video with what a solver made of it (or drop both on the viewport), or have it solved here.",
+            )  # fmt: skip
             if tracking.solved_clips():
                 layout.operator("retake.import_clip", icon="TRACKER")
             return
         shot = root.retake
         row = layout.row(align=True)
         row.prop(context.scene, "retake_shot", text="")
+        row.operator("retake.solve_footage", text="", icon="TRACKER")
         row.operator("retake.import_shot", text="", icon="ADD")
+        draw_solving(layout, context)
         column = layout.column(align=True)
         column.label(text=Path(shot.footage).name, icon="FILE_MOVIE")
         rate = shot.fps[0] / shot.fps[1]
@@ -106,6 +117,94 @@ class RETAKE_PT_shot(_Tab, bpy.types.Panel):
         last = shot.start + shot.frames - 1
         column.label(text=f"{shot.frames} frames: {shot.start} to {last}", icon="BLANK1")
         layout.menu("RETAKE_MT_export", icon="EXPORT")
+
+
+def draw_solving(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
+    """Footage that is being solved: a bar for each stage, the picture of the last one, Cancel; and what became of it."""
+    now = solving.current
+    if now is None:
+        for job in solving.interrupted[:1]:
+            box = layout.box()
+            wrapped(box, context, f"The solve of {job.name} was cut short. What was done is kept.", "INFO", 20)
+            row = box.row(align=True)
+            row.operator("retake.continue_solve", icon="PLAY")
+            row.operator("retake.dismiss_solve", text="", icon="X")
+        return
+    if now.state == "done":
+        return
+    box = layout.box()
+    if now.busy:
+        row = box.row()
+        row.label(text=f"Solving {now.job.name}" if now.state == "running" else "Stopping…", icon="TRACKER")
+        row.operator("retake.cancel_solve", text="", icon="X")
+        _draw_parts(box, now)
+        if now.picture:
+            picture(box, Path(now.picture))
+    elif now.state == "importing":
+        words = f"{now.job.name} is solved."
+        if now.stray:
+            words += " Another file has been opened meanwhile."
+        wrapped(box, context, f"{words} {solving.why_not_import(context)}".strip(), "CHECKMARK", 20)
+        row = box.row(align=True)
+        row.operator("retake.import_solved", icon="IMPORT")
+        row.operator("retake.dismiss_solve", text="", icon="X")
+    else:
+        cancelled = now.state == "cancelled"
+        words = f"{now.job.name}: cancelled. What was done is kept." if cancelled else now.words
+        wrapped(box, context, words, "CANCEL" if cancelled else "ERROR", 20)
+        row = box.row(align=True)
+        row.operator("retake.continue_solve", text="Go On" if cancelled else "Again", icon="PLAY")
+        row.operator("retake.dismiss_solve", text="", icon="X")
+
+
+def _draw_parts(layout: bpy.types.UILayout, now: solving.Solving) -> None:
+    column = layout.column(align=True)
+    if not now.parts:
+        column.label(text="Starting…", icon="SORTTIME")
+    for part in now.parts:
+        row = column.row(align=True)
+        if part.ended:
+            row.label(text=f"{part.label}, kept from before" if part.kept else part.label, icon="CHECKMARK")
+        elif part.words:
+            row.progress(factor=part.share, type="BAR", text=f"{part.label}: {part.words}")
+        else:
+            row.active = False
+            row.label(text=part.label, icon="BLANK1")
+
+
+class RETAKE_PT_solve(_ShotTab, bpy.types.Panel):
+    """How far the solve can be trusted."""
+
+    bl_label = "Solve"
+    bl_parent_id = "RETAKE_PT_shot"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        root = shots.active_shot(context)
+        return root is not None and bool(root.retake.solve_report)
+
+    def draw_header_preset(self, context: bpy.types.Context) -> None:
+        report = parsed(shots.active_shot(context).retake.solve_report)
+        if report is not None:
+            self.layout.label(icon=LIGHT_ICONS[report.light])
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = self.layout
+        report = parsed(shots.active_shot(context).retake.solve_report)
+        if report is None:
+            layout.label(text="Its report cannot be read.", icon="ERROR")
+            return
+        layout.label(text=LIGHTS[report.light], icon=LIGHT_ICONS[report.light])
+        for reason in report.reasons:
+            wrapped(layout, context, reason, "BLANK1")
+        for fact in report.facts:
+            wrapped(layout, context, fact, "DOT")
+        if report.notes:
+            header, body = layout.panel("retake_solve_notes", default_closed=True)
+            header.label(text=f"{len(report.notes)} Notes")
+            if body is not None:
+                for note in report.notes:
+                    wrapped(body, context, note, "DOT")
 
 
 class RETAKE_PT_report(_ShotTab, bpy.types.Panel):
@@ -458,6 +557,7 @@ def draw_backend(layout: bpy.types.UILayout, context: bpy.types.Context) -> None
 _register_classes, _unregister_classes = bpy.utils.register_classes_factory(
     (
         RETAKE_PT_shot,
+        RETAKE_PT_solve,
         RETAKE_PT_report,
         RETAKE_PT_objects,
         RETAKE_PT_assign,

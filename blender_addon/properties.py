@@ -125,6 +125,7 @@ class RetakeShot(PropertyGroup):
     )
     solve: StringProperty(name="Solve", description="The file that the solve was read from", subtype="FILE_PATH")
     report: StringProperty(name="Report", description="What the import found and changed, a line each")
+    solve_report: StringProperty(name="Solve report", description="How far the solve can be trusted, as JSON")
     start: IntProperty(name="Start", description="Scene frame of the footage's first frame", default=1)
     frames: IntProperty(name="Frames")
     size: IntVectorProperty(name="Size", size=2)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from retake_shared.errors import BadShot, RetakeError
 from retake_shared.shot import EDIT_FILE, FIRST_FRAME_FILE, SOLVE_FILE, Edit, RenderSettings, Solve, frame_name
 
-from . import engine_settings, models, preferences, take_list, takes
+from . import engine_settings, models, preferences, solving, take_list, takes
 from .link import Link
 from .messages import (
     Backend,
@@ -34,6 +34,8 @@ from .messages import (
     Printer,
     Progress,
     RoughPicture,
+    SolveEnded,
+    SolveProgress,
 )
 from .scene import shots
 from .takes import JobRecord, TakeOnDisk
@@ -361,6 +363,7 @@ def _go_on(context: bpy.types.Context, root: bpy.types.Object, found: TakeOnDisk
 def _tick() -> float:
     try:
         pump(BUDGET)
+        solving.settle(bpy.context)
     except Exception:  # Blender drops a timer that raises, and with it all that is still to come
         traceback.print_exc()
     return TICK
@@ -395,6 +398,9 @@ def apply(message: LinkMessage) -> None:
         root = shots.active_shot(bpy.context)
         if message.errand == "frame" and message.good and root is not None and not root.retake.first_frame:
             root.retake.first_frame = str(message.path)
+        return
+    if isinstance(message, SolveProgress | SolveEnded):
+        solving.apply(message)
         return
     mine = state.job == str(message.folder)
     if isinstance(message, RoughPicture):

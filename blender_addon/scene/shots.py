@@ -13,6 +13,7 @@ from retake_shared import camera_moves, fitting, formats
 from retake_shared.errors import BadShot
 from retake_shared.shot import Cameras, Footage, Solve
 
+from ..solve_report import read_report
 from . import camera, footage_clip, objects, reference, tracks
 
 DEFAULT_DENSITY = 2000
@@ -50,7 +51,7 @@ def import_files(
     solve, fitted = fitting.bind(footage, solve, step)
     report = [*notes, *fitted, fitting.check_convention(solve)]
     root = import_shot(context, footage, solve, density=density, set_scene=set_scene, report=report)
-    root.retake.solve = solve_path
+    root.retake.solve, root.retake.solve_report = solve_path, read_report(Path(bpy.path.abspath(solve_path)))
     return root
 
 

@@ -61,6 +61,11 @@ class Layout:
         self.texts.append(text)
         return Filled(set(properties.keys()))
 
+    def menu(self, name, text="", icon="NONE"):
+        assert hasattr(bpy.types, name)
+        assert icon in ICONS, icon
+        getattr(bpy.types, name).draw(type("Menu", (), {"layout": self})(), bpy.context)
+
     def operator_menu_enum(self, name, prop, text="", icon="NONE"):
         assert prop in self.operator(name, text, icon).names
 
