@@ -16,12 +16,6 @@ from .messages import Backend, ModelsTold, ModelTold
 IN_WORDS = {"missing": "Not here", "partial": "Partly here", "installed": "Here", "damaged": "Damaged"}
 TASKS = {"waiting": "Waiting", "pull": "Downloading", "verify": "Verifying", "remove": "Removing"}
 
-_ON_ANOTHER_BASE = {("trajectory-attention", "svd"): ("svd-xt", "trajectory-attention-svd")}
-"""What an engine needs in place of what the table says, by (engine, its option `base`)."""
-
-_FOR_FEW_STEPS = {"wan2.1-t2v-1.3b": "fastwan2.1-t2v-1.3b"}
-"""Distilled weights, by the base in whose place they come for the quality "fast"."""
-
 place = ""
 """The folder on the backend's machine where its models lie; "" while not known."""
 _models: dict[str, ModelState] = {}
@@ -62,8 +56,7 @@ def known() -> bool:
 def missing(engine: str, options: Mapping[str, Any]) -> list[ModelState] | None:
     """The models that the engine cannot do without and that are not here; None while that is not known."""
     table = describe(engine)
-    of_its_own = table.weights if table else ()
-    needed = _ON_ANOTHER_BASE.get((engine, options.get("base")), of_its_own)
+    of_its_own, needed = (table.weights, table.needs(options)) if table else ((), ())
     if table is not None and not needed:
         return []
     if table is not None and _models:
@@ -79,9 +72,7 @@ def missing(engine: str, options: Mapping[str, Any]) -> list[ModelState] | None:
 def advised(engine: str, options: Mapping[str, Any]) -> ModelState | None:
     """A model without which the engine works, but not as these options want it, and that is not here."""
     table = describe(engine)
-    if table is None or options.get("quality") != "fast" or (engine, options.get("base")) in _ON_ANOTHER_BASE:
-        return None
-    found = _models.get(_FOR_FEW_STEPS.get(next(iter(table.weights), ""), ""))
+    found = _models.get((table and table.distilled(options)) or "")
     return found if found is not None and found.state != "installed" else None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .errors import BadShot
@@ -55,13 +55,27 @@ class Option:
 
 @dataclass(frozen=True)
 class EngineDescription:
-    """An engine as the artist chooses it. weights: names in the backend's catalogue that it cannot do without."""
+    """An engine as the artist chooses it.
+
+    weights: names in the backend's catalogue that it cannot do without, the base first; instead: other ones, by the
+    value of its option `base` that asks for them.
+    """
 
     name: str
     label: str
     description: str
     options: tuple[Option, ...] = ()
     weights: tuple[str, ...] = ()
+    instead: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def needs(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """The weights that it cannot do without, with these options."""
+        return self.instead.get(options.get("base", ""), self.weights)
+
+    def distilled(self, options: Mapping[str, Any]) -> str | None:
+        """The few-step weights that these options would take in place of the base where they are here, None for none."""
+        needs = self.needs(options)
+        return DISTILLED.get(needs[0]) if needs and options.get("quality") == "fast" else None
 
     def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Every option of this engine, the given ones checked. Raises BadShot for one that it does not have."""
@@ -72,6 +86,9 @@ class EngineDescription:
             raise BadShot(f"{self.name} has no such option.", f"settings.options.{unknown[0]}", have)
         return {name: option.checked(options.get(name, option.default)) for name, option in known.items()}
 
+
+DISTILLED = {"wan2.1-t2v-1.3b": "fastwan2.1-t2v-1.3b"}
+"""Few-step weights by the base in whose place they come for the quality "fast"."""
 
 _DENOISING = (
     Option(
@@ -189,6 +206,7 @@ ENGINES = (
             _tracks(2000),
         ),
         ("wan2.1-t2v-1.3b", "trajectory-attention"),
+        {"svd": ("svd-xt", "trajectory-attention-svd")},
     ),
     EngineDescription(
         "vace",

@@ -79,9 +79,6 @@ class SvdTrajectories(DiffusionEngine):
 
     # --- hooks ---
 
-    def weights(self, options: Mapping[str, Any]) -> tuple[str, ...]:
-        return "svd-xt", "trajectory-attention-svd"
-
     def load_key(self, options: Mapping[str, Any]) -> Hashable:
         return "svd"
 

@@ -36,8 +36,6 @@ from .windows import Window, in_order, plan_windows, window_notes
 
 Picture = NDArray[np.uint8]
 Value = TypeVar("Value")
-DISTILLED = {"wan2.1-t2v-1.3b": "fastwan2.1-t2v-1.3b"}
-"""Few-step weights of a base: they take its place for quality "fast" where they are installed."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +197,7 @@ class DiffusionEngine(ABC):
         """Names in the catalogue that these options need, the base first."""
         description = engine_options.describe(self.name)
         assert description is not None, self.name
-        return description.weights
+        return description.needs(options)
 
     def load_key(self, options: Mapping[str, Any]) -> Hashable:
         """What of the options `load` depends on; the weights and the profile are known to matter."""
@@ -332,7 +330,7 @@ class _Run:
         request.settings.frame_range(request.solve)
         store = WeightStore()
         names = engine.weights(options)
-        distilled = DISTILLED.get(names[0]) if options["quality"] == "fast" else None
+        distilled = description.distilled(options)
         has_distilled = distilled is not None and not store.missing([distilled])
         if distilled is not None and has_distilled:
             names = (distilled, *names[1:])
