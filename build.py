@@ -42,6 +42,13 @@ WINDOWS = sys.platform == "win32"
 PART_LIMIT = 15 * 60
 """Seconds after which a part of the tests counts as hung."""
 
+LONG_TESTS = (
+    ("tests/backend/broker", "tests/backend/weights"),
+    ("tests/backend/engines", "tests/backend/models"),
+    ("tests/backend/solve",),
+)
+"""Folders that are parts of their own, so that two cores have something to share to the end."""
+
 STARTED = time.monotonic()
 
 BPY_LIBRARIES = "libx11-6 libxrender1 libxxf86vm1 libxfixes3 libxi6 libxkbcommon0 libsm6 libice6 libgl1 libegl1"
@@ -455,8 +462,14 @@ def parts(back: Environment, wheels: list[Environment], real: Blender | None) ->
     calm = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider"]
     typed = ["shared/retake_shared", "backend/retake_backend"]
+    rest = [f"--ignore={folder}" for folders in LONG_TESTS for folder in folders]
     together = [
-        Part("tests/shared + tests/backend", [back.bin(), *pytest, "tests/shared", "tests/backend"], calm),
+        *(Part(" + ".join(folders), [back.bin(), *pytest, *folders], calm) for folders in LONG_TESTS),
+        Part(
+            "tests/shared + tests/backend, the rest",
+            [back.bin(), *pytest, "tests/shared", "tests/backend", *rest],
+            calm,
+        ),
         Part("types (mypy)", [back.bin("mypy"), *typed]),
         Part("lint (ruff check)", [back.bin("ruff"), "check"]),
         Part("format (ruff format)", [back.bin("ruff"), "format", "--check"]),
