@@ -106,9 +106,10 @@ class RETAKE_MT_export(bpy.types.Menu):
         layout = self.layout
         layout.operator_context = "INVOKE_DEFAULT"
         for name, kind in exporting.KINDS.items():
-            layout.operator(
-                "retake.export", text=f"{kind.label}{f' ({kind.suffix})' if kind.suffix else ''}"
-            ).kind = name
+            row = layout.row()
+            row.enabled = not exporting.why_unavailable(name)
+            text = f"{kind.label} ({kind.suffix})" if kind.suffix else kind.label
+            row.operator("retake.export", text=text).kind = name
         layout.separator()
         layout.operator("retake.clip_from_shot", icon="TRACKER")
 

@@ -37,6 +37,16 @@ DEFAULT_TRACKS = 200
 Z_UP_TO_Y_UP = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
 
 
+def why_unavailable(kind: str) -> str:
+    """Why this Blender cannot write a format, "" when it can: distributions build it without some libraries."""
+    label = KINDS[kind].label
+    if kind in ("alembic", "usd") and not getattr(bpy.app.build_options, kind):
+        return f"This Blender was built without {label}"
+    if kind == "fbx" and "fbx" not in dir(bpy.ops.export_scene):
+        return "The add-on FBX Format is switched off in the preferences"
+    return ""
+
+
 def content_of(context: bpy.types.Context, root: bpy.types.Object, target: bool) -> Content:
     """The shot's cameras and tracks in the solve's world: as the scene shows them now (target), or as solved."""
     if not target:
@@ -54,6 +64,9 @@ def export(
     target: the edit, else the footage's own cameras and tracks. limit: tracks as nodes or empties at most. Nuke, chan
     and Blender's formats are written in the scene's world, the others in the solve's own. Raises RetakeError.
     """
+    lacking = why_unavailable(kind)
+    if lacking:
+        raise RetakeError(f"it cannot be written: {lacking}.", str(path), "Choose another format.")
     content = content_of(context, root, target)
     if kind in BLENDER_KINDS:
         handles = handle_matrices(context, root, len(content)) if target else {}
@@ -181,12 +194,8 @@ def _run(context: bpy.types.Context, scene: bpy.types.Scene, kind: str, path: Pa
         if result != {"FINISHED"} or not part.is_file():
             raise RetakeError(f"Blender did not write it as {label}.", str(path), "Look into Blender's console.")
         part.replace(path)
-    except (RuntimeError, AttributeError) as error:
-        raise RetakeError(
-            f"Blender cannot write {label}: {str(error).strip()}",
-            str(path),
-            "Switch its exporter on, under Add-ons in the preferences.",
-        ) from error
+    except RuntimeError as error:  # an operator's report of an error
+        raise RetakeError(f"Blender did not write it as {label}: {str(error).strip()}", str(path)) from error
     except OSError as error:
         raise RetakeError(
             f"cannot be written: {error.strerror or error}.", str(path), "Choose a place that you may write to."

@@ -145,6 +145,18 @@ def test_removed_objects_are_not_written(edited, tmp_path):
     assert set(labels) == {"background", "man"}
 
 
+def test_a_format_that_is_switched_off_is_said(edited, tmp_path):
+    import addon_utils
+
+    assert exporting.why_unavailable("fbx") == ""
+    addon_utils.disable("io_scene_fbx")
+    try:
+        with pytest.raises(RuntimeError, match="FBX Format is switched off"):
+            export("fbx", tmp_path / "a.fbx")
+    finally:
+        addon_utils.enable("io_scene_fbx")
+
+
 def test_a_place_that_cannot_be_is_an_answer(edited, tmp_path):
     (tmp_path / "file").write_text("")
     for kind in ("nuke", "alembic"):
