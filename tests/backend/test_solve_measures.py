@@ -101,5 +101,14 @@ def test_depth() -> None:
     assert np.isnan(measures.depth_error_percent(np.zeros(3), np.ones(3)))
 
 
+def test_a_few_points_at_infinity_do_not_hide_how_good_the_others_are() -> None:
+    truth = np.linspace(1, 4, 101)
+    depth = 3 * truth * np.where(np.arange(101) % 2, 1.02, 0.98)
+    depth[:3] = 1e9
+    assert measures.typical_depth_error_percent(depth, truth) == pytest.approx(2, abs=2.1)
+    assert measures.typical_depth_error_percent(depth, truth) < 5
+    assert measures.depth_error_percent(depth, truth) > 1e6
+
+
 def test_focal_length() -> None:
     assert measures.focal_error_percent(np.array([110.0, 95.0]), np.array([100.0, 100.0])) == pytest.approx(7.5)

@@ -32,7 +32,9 @@ Kind = Literal["moving", "rotation", "static"]
 class Scene:
     """One scene with its truth. kind: what the camera really does (a zoom on a tripod is a rotation's kin).
 
-    exposure: how much the brightness wanders. noise: sigma of 255. soft: sigma px of the lens's blur. shutter: how
+    tells_focal: False where nothing in the footage
+    says the focal length: the camera stands still, or goes along without any turn. exposure: how much the brightness
+    wanders. noise: sigma of 255. soft: sigma px of the lens's blur. shutter: how
     long it stays open, of a frame's time.
     """
 
@@ -47,6 +49,7 @@ class Scene:
     shutter: float = 0.0
     objects: dict[int, str] = field(default_factory=dict)
     seed: int = 0
+    tells_focal: bool = True
 
     @property
     def size(self) -> tuple[int, int]:
@@ -255,6 +258,7 @@ def _scene(
     noise: float = 1.5,
     soft: float = 0.5,
     shutter: float = 0.0,
+    tells_focal: bool = True,
 ) -> Scene:
     seed = sum(ord(c) * 31**k for k, c in enumerate(name)) % 2**31
     scenery = Set(seed)
@@ -271,7 +275,7 @@ def _scene(
 
     world = scenery.world(Lens(*size, focal, k1), looking(eye, target, shake))
     objects = {number: mover[0] for number, mover in enumerate(movers, 1)}
-    return Scene(name, what, kind, world, count, exposure, noise, soft, shutter, objects, seed)
+    return Scene(name, what, kind, world, count, exposure, noise, soft, shutter, objects, seed, tells_focal)
 
 
 def _rolling(count: int) -> tuple[str, Poses, tuple[float, float, float], bool]:
@@ -335,16 +339,17 @@ def _add(name: str, what: str, kind: Kind, *arguments: object, **options: object
     SCENES[name] = lambda: _scene(name, what, kind, *arguments, **options)  # type: ignore[arg-type]
 
 
-_add("static_ball", "camera on a tripod, a ball rolls through", "static", _STAND, _at(*_MIDDLE), movers=(_rolling(_N),))
+_add("static_ball", "camera on a tripod, a ball rolls through", "static", _STAND, _at(*_MIDDLE), movers=(_rolling(_N),),
+     tells_focal=False)  # fmt: skip
 _add("static_two", "camera on a tripod, a ball and a crate", "static", _STAND, _at(*_MIDDLE), mm=26.0,
-     movers=(_rolling(_N), _crate(_N)))  # fmt: skip
+     movers=(_rolling(_N), _crate(_N)), tells_focal=False)  # fmt: skip
 _add("orbit", "30 degrees around the room's middle", "moving", _orbit(30), _at(*_MIDDLE))
 _add("orbit_outside", "around a square, houses behind", "moving",
      _line((-2.5, -4, 1.7), (2.5, -4, 1.9)), _at(0, 10, 1.2), outside=True, mm=32.0)  # fmt: skip
 _add("dolly_out", "backwards, looking ahead", "moving", _line((0.2, -1.6, 1.4), (-0.1, -3.4, 1.5)), _at(*_MIDDLE))
 _add("push_in", "towards the middle", "moving", _line((-0.4, -3.4, 1.5), (0.1, -1.2, 1.3)), _at(*_MIDDLE), mm=35.0)
 _add("truck", "sideways, looking ahead", "moving", _line((-1.3, -2.8, 1.5), (1.3, -2.8, 1.5)),
-     _line((-1.3, 2, 1.3), (1.3, 2, 1.3)))  # fmt: skip
+     _line((-1.3, 2, 1.3), (1.3, 2, 1.3)), tells_focal=False)  # fmt: skip
 _add("handheld", "a hand that walks a little", "moving", _line((-0.5, -2.9, 1.55), (0.4, -2.5, 1.5)), _at(*_MIDDLE),
      shake=2.0, mm=28.0)  # fmt: skip
 _add("crane", "up, looking down", "moving", _line((0.3, -3, 0.6), (-0.2, -2.6, 2.7)), _at(*_MIDDLE))
@@ -363,8 +368,8 @@ _add("two_objects", "truck, a ball and a crate pass each other", "moving",
 _add("large_object", "two fifths of the picture move on their own", "moving",
      _line((-0.7, -3.2, 1.5), (0.8, -3.0, 1.6)), _at(0, 1, 1.2), mm=26.0, movers=(_bus(_N),))  # fmt: skip
 _add("little_parallax", "12 cm sideways", "moving", _line((-0.06, -2.8, 1.5), (0.06, -2.8, 1.5)), _at(*_MIDDLE))
-_add("forward", "drives straight ahead out of doors", "moving", _line((0, -6, 1.5), (0, 1, 1.5)),
-     _line((0, 14, 1.5), (0, 21, 1.5)), outside=True, mm=28.0)  # fmt: skip
+_add("forward", "drives ahead out of doors, shaking a little", "moving", _line((0, -6, 1.5), (0, 1, 1.5)),
+     _line((0, 14, 1.5), (0, 21, 1.5)), outside=True, mm=28.0, shake=1.0)  # fmt: skip
 _add("low_texture", "painted walls, plain furniture, one poster", "moving", _orbit(26), _at(*_MIDDLE), plain=True,
      mm=28.0)  # fmt: skip
 _add("portrait", "upright, truck", "moving", _line((-0.8, -3.2, 1.5), (0.8, -3.2, 1.5)), _at(*_MIDDLE),

@@ -172,6 +172,16 @@ def depth_error_percent(depth: Array, truth: Array, scale: float | None = None) 
     return float(100 * np.mean(np.abs(s * depth - truth) / truth))
 
 
+def typical_depth_error_percent(depth: Array, truth: Array) -> float:
+    """As `depth_error_percent`, but the median: of single points, of which a few may lie anywhere."""
+    depth, truth = np.asarray(depth, np.float64), np.asarray(truth, np.float64)
+    known = np.isfinite(depth) & np.isfinite(truth) & (depth > 0) & (truth > 0)
+    if not known.any():
+        return float("nan")
+    depth, truth = depth[known], truth[known]
+    return float(100 * np.median(np.abs(np.median(truth / depth) * depth - truth) / truth))
+
+
 def _nearest_rotation(correlation: Array) -> tuple[Array, float]:
     """The rotation R that makes trace(R.T @ correlation) largest, and that trace."""
     u, values, vt = np.linalg.svd(correlation)
