@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import bpy
-from bpy.props import EnumProperty, IntProperty, StringProperty
+from bpy.props import BoolProperty, EnumProperty, IntProperty, StringProperty
 from retake_shared.errors import RetakeError
 
 from ..scene import exporting, shots
@@ -38,6 +38,12 @@ class RETAKE_OT_export(bpy.types.Operator):
         soft_max=2000,
     )
     filepath: StringProperty(subtype="FILE_PATH", options={"SKIP_SAVE"})
+    check_existing: BoolProperty(options={"HIDDEN"}, default=True)  # the file browser asks before it overwrites
+
+    @classmethod
+    def description(cls, _context: bpy.types.Context, properties: bpy.types.OperatorProperties) -> str:
+        """The tooltip: what the format is for."""
+        return exporting.KINDS[properties.kind].description
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:

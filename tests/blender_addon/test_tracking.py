@@ -173,6 +173,25 @@ def test_a_tracking_object_moves_and_loose_markers_are_lifted(clip, scene_points
     assert (np.ptp(solve.tracks.positions[:, rows], axis=0).max(-1) > 0.05).all()
 
 
+def test_frames_without_a_solved_camera_are_told(clip, scene_points):
+    """Tracked from frame 4 to 16 of 20: the shot ends there, and the camera stands still before."""
+    cameras = known_cameras()
+    add_tracks(clip.tracking, cameras, scene_points)
+    for track in clip.tracking.tracks:
+        for frame in (1, 2, 3, 17, 18, 19, 20):
+            track.markers.delete_frame(frame)
+    clip.frame_start = 101
+    tracking.solve_clip(bpy.context, clip)
+    solve, notes = tracking.solve_of(clip, footage_clip.footage_of(clip, bpy.context.scene))
+    assert len(solve) == 16
+    assert "3 frames have no solved camera" in notes[0]
+    assert "ends at frame 16 of 20" in notes[1]
+    np.testing.assert_array_equal(solve.cameras.c2w[0], solve.cameras.c2w[3])
+    assert not solve.tracks.visibility[:3].any()
+    assert away(solve.frames(3, 16), Cameras(cameras.c2w[3:16], cameras.K[3:16], W, H))[0] < 1e-3
+    assert marker_error(clip, solve) < 0.01
+
+
 def test_an_unsolved_clip_is_an_answer(clip):
     with pytest.raises(BadShot, match="its camera is not solved"):
         tracking.import_clip(bpy.context, clip, set_scene=True)
