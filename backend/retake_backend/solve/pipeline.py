@@ -71,14 +71,27 @@ class SolveSettings:
         return None if self.fov is None else Focal.from_fov(self.fov, size)
 
 
+def working_size(width: int, height: int) -> tuple[int, int]:
+    """(width, height) of the working picture: at most LONGER_SIDE, and as near to the footage's proportions as can be."""
+    longer, shorter = max(width, height), min(width, height)
+    if longer <= LONGER_SIDE:
+        return width, height
+
+    def squeeze(side: int) -> float:
+        exact = shorter * side / longer
+        return abs(max(1, round(exact)) / exact - 1)
+
+    side = min(range(LONGER_SIDE, LONGER_SIDE - 33, -1), key=squeeze)
+    other = max(1, round(shorter * side / longer))
+    return (side, other) if width >= height else (other, side)
+
+
 class WorkingPictures:
     """Frames of the footage at the size that is worked on, by number: (h, w, 3) uint8 sRGB."""
 
     def __init__(self, reader: FootageReader, chosen: range) -> None:
         self._reader, self.chosen = reader, chosen
-        known = reader.footage
-        scale = min(1.0, LONGER_SIDE / max(known.width, known.height))
-        self.size = (max(1, round(known.width * scale)), max(1, round(known.height * scale)))
+        self.size = working_size(reader.footage.width, reader.footage.height)
         self._kept: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
         self._most = max(16, _ROOM // (self.size[0] * self.size[1] * 3))
 

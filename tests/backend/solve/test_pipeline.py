@@ -20,10 +20,10 @@ from retake_backend.footage import FootageReader, write_video
 from retake_backend.solve import kept, pipeline
 from retake_backend.solve.pipeline import Solved, SolveSettings, solve_footage
 from retake_backend.solve.report import SceneCuts
-from retake_backend.solve.stages import CameraSolve, DepthMaps, PointTracks
+from retake_backend.solve.stages import CameraSolve, DepthMaps, Lifted, ObjectGroups, PointTracks
 from retake_shared import archive, geometry
 from retake_shared.errors import BadShot, Cancelled
-from retake_shared.shot import Cameras, Solve
+from retake_shared.shot import Cameras, Footage, Solve
 
 WIDTH, HEIGHT, FRAMES = 384, 224, 27
 
@@ -156,6 +156,31 @@ def test_frames_before_the_range_hold_its_first_camera(solved: tuple) -> None:
     np.testing.assert_array_equal(later.cameras.c2w[:4], np.repeat(solve.cameras.c2w[:1], 4, 0))
     assert not later.tracks.visibility[:4].any()
     assert "not solved" in later.source
+
+
+def test_skipped_frames_and_frames_before_the_range_are_filled(solved: tuple) -> None:
+    lifted = kept.Kept(solved[1]).load("world", next(solved[1].glob("world-*.npz")).stem[6:], Lifted)
+    assert lifted is not None
+    footage = Footage("clip.mp4", 2 * WIDTH, 2 * HEIGHT, Fraction(24), 70)
+    chosen = range(5, 5 + 2 * FRAMES, 2)
+    groups = ObjectGroups(np.zeros(len(lifted.tracks), np.int32))
+    solve = pipeline._in_footage(lifted, groups, footage, chosen, solved[0].report)
+    assert len(solve) == chosen[-1] + 1
+    assert (solve.cameras.width, solve.cameras.height) == (2 * WIDTH, 2 * HEIGHT)
+    np.testing.assert_allclose(solve.cameras.c2w[5::2], lifted.cameras.c2w, atol=1e-9)
+    middle = (lifted.cameras.c2w[3, :3, 3] + lifted.cameras.c2w[4, :3, 3]) / 2
+    np.testing.assert_allclose(solve.cameras.c2w[5 + 7, :3, 3], middle, atol=1e-6)
+    np.testing.assert_allclose(solve.cameras.K[5, 0, 0], 2 * lifted.cameras.K[0, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("footage", "working"),
+    [((672, 384), (672, 384)), ((3840, 2160), (672, 378)), ((1296, 720), (666, 370)), ((1080, 1920), (378, 672))],
+)
+def test_the_working_picture_keeps_the_proportions(footage: tuple[int, int], working: tuple[int, int]) -> None:
+    assert pipeline.working_size(*footage) == working
+    width, height = pipeline.working_size(1453, 817)
+    assert width / height == pytest.approx(1453 / 817, rel=1e-4)
 
 
 def _write(path: Path, frames: list[NDArray[np.uint8]]) -> Path:
