@@ -270,7 +270,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
     stop = Stop()
     names = ("footage", "solve", "step", "frames", "start", "axes")
-    asked = export.Asked(**{name: getattr(arguments, name) for name in names})
+    asked = export.Asked(**{name: getattr(arguments, name) for name in names}, hints=hints(arguments))
     content, notes = export.export(arguments.file, arguments.to, arguments.out, asked, stop.check)
     for note in notes:
         print(f"retake: {note}", file=sys.stderr)

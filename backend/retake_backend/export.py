@@ -33,13 +33,15 @@ IMAGES = "images"
 class Asked:
     """What the command line asks for, beside what to write and where.
 
-    footage: the video that was solved. solve: of an edit that does not lie beside its own. step: `fitting.bind`.
+    footage: the video that was solved. solve: of an edit that does not lie beside its own. step: `fitting.bind`. hints:
+    what the solve may not say.
     frames: (start, stop) of the footage. start, axes: `exports.Options`.
     """
 
     footage: Path | None = None
     solve: Path | None = None
     step: int | None = None
+    hints: formats.Hints | None = None
     frames: tuple[int, int] | None = None
     start: int = 1
     axes: int = 0
@@ -83,20 +85,20 @@ def _open(path: Path, asked: Asked, reader: FootageReader | None) -> _Source:
         if reader is not None:
             notes.append("The footage shows the source cameras: no pictures are written for those of an edit.")
         return _Source(replace(edit, name=name), None, fps, notes)
-    solve, notes = _solve(path, footage, asked.step)
+    solve, notes = _solve(path, footage, asked)
     picture = None if reader is None else reader.frame
     return _Source(exports.of_solve(solve, name), picture, fps, notes)
 
 
-def _solve(path: Path, footage: Footage | None, step: int | None) -> tuple[Solve, list[str]]:
+def _solve(path: Path, footage: Footage | None, asked: Asked) -> tuple[Solve, list[str]]:
     """The solve at `path`, brought to the footage when there is one, and notes."""
-    content, notes = convert.read(path, footage, formats.Hints())
+    content, notes = convert.read(path, footage, asked.hints or formats.Hints())
     if not isinstance(content, Solve):
         raise RetakeError(
             "holds tracks in 2D; the cameras are missing.", str(path), "Combine it with a solve: retake convert --with."
         )
     if footage is not None:
-        content, fitted = fitting.bind(footage, content, step)
+        content, fitted = fitting.bind(footage, content, asked.step)
         notes += fitted
     return content, notes
 
@@ -108,7 +110,7 @@ def _edit(path: Path, asked: Asked, footage: Footage | None) -> tuple[Content | 
     if _is_script(path):
         if solve_path is None:
             raise RetakeError("is an edit script, which moves a solve.", str(path), "Give its solve: --solve S.")
-        solve, notes = _solve(solve_path, footage, asked.step)
+        solve, notes = _solve(solve_path, footage, asked)
         return exports.of_edit(edit_script.load(path, solve)[0], solve), notes
     edit = _archived_edit(path)
     if edit is None:
@@ -117,7 +119,7 @@ def _edit(path: Path, asked: Asked, footage: Footage | None) -> tuple[Content | 
         return exports.of_edit(edit), [
             "Without its solve, a track counts as visible wherever the edit has it: --solve."
         ]
-    solve, notes = _solve(solve_path, footage, asked.step)
+    solve, notes = _solve(solve_path, footage, asked)
     try:
         return exports.of_edit(edit, solve), notes
     except BadShot as error:

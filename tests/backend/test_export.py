@@ -131,6 +131,17 @@ def test_a_take_goes_with_its_own_pictures_frames_and_size(shot: Path) -> None:
     assert f"fps {float(Fraction(24))}" in text
 
 
+def test_a_path_without_a_lens_gets_one(shot: Path) -> None:
+    """A TUM trajectory knows no lens and no picture size: --fov and the footage do."""
+    lines = [f"{frame} {0.1 * frame} 0 0 0 0 0 1" for frame in range(FRAMES)]
+    (shot / "path.txt").write_text("\n".join(lines) + "\n")
+    words = ("--footage", shot / "pictures", "--fov", 90, "--to", "nerfstudio", "--out", shot / "out")
+    assert export(shot / "path.txt", *words) == 0
+    content = json.loads((shot / "out" / "transforms.json").read_text())
+    assert (content["w"], content["h"]) == (WIDTH, HEIGHT)
+    assert content["fl_x"] == pytest.approx(WIDTH / 2)
+
+
 def test_bad_input_is_an_answer(shot: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (shot / "text.npz").write_text("hello")
     cases = [

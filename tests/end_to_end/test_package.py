@@ -27,7 +27,7 @@ def test_there_is_one_build_for_each_kind_of_python(archives: list[Path]) -> Non
             assert {wheel.removeprefix("./") for wheel in manifest["wheels"]} <= names
             shared = next(wheel for wheel in manifest["wheels"] if "retake_shared" in wheel)
             with zipfile.ZipFile(content.open(shared.removeprefix("./"))) as wheel:
-                assert "retake_shared/formats/detect.py" in wheel.namelist()
+                assert {"retake_shared/formats/detect.py", "retake_shared/exports/nuke.py"} <= set(wheel.namelist())
         assert {"__init__.py", "LICENSE", "scene/shots.py"} <= names
         unwanted = [name for name in names if "requirements" in name or "__pycache__" in name or name == "package.py"]
         assert unwanted == []
