@@ -28,6 +28,11 @@ from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
+    DepthAnythingConfig,
+    DepthAnythingForDepthEstimation,
+    Dinov2Config,
+    Sam2VideoConfig,
+    Sam2VideoModel,
     T5Tokenizer,
     UMT5Config,
     UMT5EncoderModel,
@@ -111,6 +116,60 @@ def _write_svd(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
+def _write_depth(folder: Path) -> None:
+    backbone = Dinov2Config(
+        hidden_size=24,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        image_size=70,
+        patch_size=14,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+        reshape_hidden_states=False,
+        apply_layernorm=True,
+    )
+    config = DepthAnythingConfig(
+        backbone_config=backbone,
+        reassemble_hidden_size=24,
+        neck_hidden_sizes=[8, 8, 8, 8],
+        fusion_hidden_size=8,
+        head_hidden_size=8,
+    )
+    DepthAnythingForDepthEstimation(config).save_pretrained(folder)
+
+
+def _write_sam2(folder: Path) -> None:
+    side = 128
+    vision = {
+        "backbone_config": {
+            "model_type": "sam2_hiera_det_model",
+            "hidden_size": 8,
+            "image_size": [side, side],
+            "blocks_per_stage": [1, 2, 1, 1],
+            "embed_dim_per_stage": [8, 16, 32, 64],
+            "global_attention_blocks": [2],
+        },
+        "backbone_channel_list": [64, 32, 16, 8],
+        "backbone_feature_sizes": [[side // 4, side // 4], [side // 8, side // 8], [side // 16, side // 16]],
+        "fpn_hidden_size": 128,
+    }
+    config = Sam2VideoConfig(
+        vision_config=vision,
+        prompt_encoder_config={"hidden_size": 128, "image_size": side, "mask_input_channels": 4},
+        mask_decoder_config={"hidden_size": 128, "mlp_dim": 32, "iou_head_hidden_dim": 32, "num_attention_heads": 2},
+        image_size=side,
+        memory_attention_hidden_size=128,
+        memory_attention_num_layers=1,
+        memory_attention_feed_forward_hidden_size=32,
+        memory_attention_rope_feat_sizes=[side // 16, side // 16],
+        memory_encoder_hidden_size=128,
+        memory_encoder_output_channels=64,
+        mask_downsampler_embed_dim=128,
+        memory_fuser_embed_dim=128,
+        memory_fuser_intermediate_dim=32,
+    )
+    Sam2VideoModel(config).save_pretrained(folder)
+
+
 def _write_conditioner(make: Callable[[], ModelMixin]) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
         wan = _wan(RetakeWanTransformer)
@@ -185,6 +244,8 @@ _WRITERS: dict[str, Callable[[Path], None]] = {
     "fastwan2.1-t2v-1.3b": lambda folder: _write_wan(folder, 1, few_step=True),
     "wan2.1-vace-1.3b": _write_vace,
     "svd-xt": _write_svd,
+    "depth-anything-v2-small": _write_depth,
+    "sam2.1-tiny": _write_sam2,
     "edit-by-track": _write_conditioner(
         lambda: EditByTrackConditioner(token_dim=_TOKENS, width=32, heads=2, temporal_layers=1)
     ),

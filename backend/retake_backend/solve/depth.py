@@ -49,7 +49,7 @@ def estimate_depth(
 ) -> DepthMaps:
     """Depth of every frame in the units of the cameras.
 
-    With the weights of Depth Anything V2 (or Depth Pro) in `store`, its depth brought to the points' per frame and
+    With the weights of Depth Anything V2 in `store`, its depth brought to the points' per frame and
     smoothed in time; else interpolated between the points along the picture's edges, moving objects standing on the
     ground. Of a camera that gives no parallax the scene is guessed; the notes say so.
     """
@@ -119,7 +119,7 @@ def _still(
         moving = None if small is None else small[t] > 0
         found.append(still_scene.inverse_depth(t, uv, points.visible, solve, colours, moving) if enough else None)
     there = [t for t in range(frames) if found[t] is not None]
-    layers = [found[t] if found[t] is not None else found[min(there, key=lambda s: abs(s - t))] for t in range(frames)]  # noqa: B023
+    layers = [found[t] if found[t] is not None else found[min(there, key=lambda s: abs(s - t))] for t in range(frames)]
     return np.stack([layer for layer in layers if layer is not None]), False
 
 
@@ -251,7 +251,7 @@ def _float(
     """The path of an object that does not stand on the ground in view."""
     frames = len(small)
     around = np.ones((5, 5), np.uint8)
-    touched = {other: 0 for other in found}
+    touched = dict.fromkeys(found, 0)
     behind = np.full(frames, np.nan)
     for t in range(frames):
         region = (small[t] == label).astype(np.uint8)

@@ -212,7 +212,7 @@ def _pairs(
     enough = met >= min(3, frames)
     stay = met / np.maximum(common, 1)
     affinity = stay**2 * np.exp(-(apart_mean**2))
-    joint = stay**2 * np.exp(-((apart_mean / _JOINT_SWING) ** 2)) * (met >= min(8, frames))
+    joint = stay**2 * np.exp(-((apart_mean / _JOINT_SWING) ** 2)) * (met >= min(5, frames))
     return np.stack([i, j], 1)[enough], affinity[enough], joint[enough]
 
 

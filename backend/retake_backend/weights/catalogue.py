@@ -23,7 +23,8 @@ class Model:
     """A model by its name in the catalogue.
 
     label, purpose: for people. repository: on the hub, "" for what nobody has published. nbytes: about, on disk.
-    kind: "base" is a pipeline in diffusers' layout, "parts" what is trained onto one (`models.parts`).
+    kind: "base" is a pipeline in diffusers' layout (or, without `pipelines`, one model of transformers: its only
+    component is ""), "parts" what is trained onto one (`models.parts`).
     gated: the hub gives it only to users who accepted its licence there.
     components: folder -> class that its config.json must name ("" = a folder without weights), for parts the class
     that the conditioner's part.json must name. pipelines: what model_index.json may call itself. expects:
@@ -138,6 +139,29 @@ _MODELS = (
         pipelines=("StableVideoDiffusionPipeline",),
         expects={"unet": {"num_frames": 25}},
         variant="fp16",
+    ),
+    Model(
+        "depth-anything-v2-small",
+        "Depth Anything V2 Small",
+        "depth of solved footage, of moving objects too",
+        "base",
+        "depth-anything/Depth-Anything-V2-Small-hf",
+        APACHE,
+        _APACHE_URL,
+        99_200_000,
+        components={"": "DepthAnythingForDepthEstimation"},
+        expects={"": {"fusion_hidden_size": 64, "depth_estimation_type": "relative"}},
+    ),
+    Model(
+        "sam2.1-tiny",
+        "SAM 2.1 Tiny",
+        "masks of objects in footage from a click",
+        "base",
+        "facebook/sam2.1-hiera-tiny",
+        APACHE,
+        _APACHE_URL,
+        156_000_000,
+        components={"": "Sam2VideoModel"},
     ),
     _parts("edit-by-track", "Edit-by-Track", "EditByTrackConditioner", 380_000_000),
     _parts("track2view", "Track2View", "Track2ViewConditioner", 466_000_000),

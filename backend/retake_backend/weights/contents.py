@@ -30,6 +30,9 @@ _BITS = {"F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16"
 def wanted(model: Model, file: str) -> str:
     """The name in the store of a file of a model's repository or folder, "" when the model does not need it."""
     folder, _, base = file.rpartition("/")
+    if not folder and "" in model.components:
+        whole = base in ("config.json", "model.safetensors") or base.startswith("LICENSE")
+        return file if whole else ""
     if not folder:
         index = "model_index.json" if model.kind == "base" else ""
         return file if base == index or base.startswith("LICENSE") else ""
@@ -49,7 +52,7 @@ def files_of(model: Model, folder: Path) -> dict[str, Path]:
     """What there is of a model in a folder: {name in the store: its file}. Plain names go before a variant's."""
     plain: dict[str, Path] = {}
     variants: dict[str, Path] = {}
-    paths = [path for inner in ("", *model.components) for path in sorted((folder / inner).glob("*"))]
+    paths = [path for inner in dict.fromkeys(("", *model.components)) for path in sorted((folder / inner).glob("*"))]
     for path in paths:
         file = path.relative_to(folder).as_posix()
         if not path.is_file():
@@ -153,6 +156,9 @@ def _extent(entry: Mapping[str, Any]) -> tuple[int, int]:
 
 def _check_pipeline(model: Model, files: Mapping[str, Path], where: Path, sizes: bool) -> None:
     another = f"Choose the folder of {model.label} ({model.repository}) in diffusers' layout."
+    if "" in model.components:
+        _check_single(model, files, where, sizes)
+        return
     if "model_index.json" not in files:
         raise BadFile("has no model_index.json.", str(where), another)
     pipeline = read_json(files["model_index.json"]).get("_class_name")
@@ -175,6 +181,24 @@ def _check_pipeline(model: Model, files: Mapping[str, Path], where: Path, sizes:
                 what = f"has {key} {config.get(key)!r:.20} where {model.label} has {value!r}."
                 raise BadFile(what, str(files[f"{folder}/config.json"]), another)
         _check_weights_are_there(folder, here, files, where)
+
+
+def _check_single(model: Model, files: Mapping[str, Path], where: Path, sizes: bool) -> None:
+    """One model of transformers: config.json and model.safetensors beside each other."""
+    another = f"Choose the folder of {model.label} ({model.repository}), with config.json and model.safetensors."
+    for name in ("config.json", "model.safetensors"):
+        if name not in files:
+            raise BadFile("is missing.", str(where / name), another)
+    config = read_json(files["config.json"])
+    found = next(iter(config.get("architectures") or ()), None)
+    if found != model.components[""]:
+        raise BadFile(
+            f"is of the kind {found!r:.60} and no {model.components['']}.", str(files["config.json"]), another
+        )
+    for key, value in model.expects.get("", {}).items() if sizes else ():
+        if key in config and config[key] != value:
+            what = f"has {key} {config[key]!r:.20} where {model.label} has {value!r}."
+            raise BadFile(what, str(files["config.json"]), another)
 
 
 def _check_weights_are_there(folder: str, here: Iterable[str], files: Mapping[str, Path], where: Path) -> None:

@@ -137,10 +137,10 @@ def _ask(model: Model) -> list[HubFile]:
                 HubFile(name, repository, info.sha, sibling.rfilename, sibling.size, sha256, sibling.blob_id or "")
             )
     for folder, kind in model.components.items():
-        if kind and not any(
-            file.name.startswith(f"{folder}/") and file.name.endswith(".safetensors") for file in files
-        ):
-            what = f"the repository has no weights in safetensors in its folder {folder}; nothing else is ever pulled."
+        within = f"{folder}/" if folder else ""
+        if kind and not any(file.name.startswith(within) and file.name.endswith(".safetensors") for file in files):
+            place = f" in its folder {folder}" if folder else ""
+            what = f"the repository has no weights in safetensors{place}; nothing else is ever pulled."
             raise RetakeError(what, model.page, _elsewhere_remedy(model))
     return files
 
