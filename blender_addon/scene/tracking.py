@@ -262,9 +262,28 @@ def clip_from_shot(root: bpy.types.Object, limit: int = DEFAULT_MARKERS) -> tupl
         for frame in frames.tolist():
             track.markers.insert_frame(frame + 1, co=share[frame, column])
         track.lock = True
+    pair = _keyframes(solve.cameras, seen[:, standing])
+    clip.tracking.settings.use_keyframe_selection = pair is None
+    if pair is not None:
+        _camera_object(clip).keyframe_a, _camera_object(clip).keyframe_b = pair[0] + 1, pair[1] + 1
     if left:
         notes.append(f"{left} tracks are seen too briefly, or move without belonging to an object, and were left out.")
     return clip, notes
+
+
+def _keyframes(cameras: Cameras, seen: NDArray[np.bool_]) -> tuple[int, int] | None:
+    """The two frames to start from: far apart, with many of the tracks seen (T, N) in common. None when none will do.
+
+    libmv's own search for them takes longer than the rest of its work.
+    """
+    common = seen.astype(np.int64) @ seen.T.astype(np.int64)
+    centres = cameras.c2w[:, :3, 3]
+    apart = np.linalg.norm(centres[:, None] - centres, axis=-1)
+    apart[common < max(12, common.max() // 2)] = 0.0
+    if not apart.any():
+        return None
+    a, b = sorted(np.unravel_index(int(apart.argmax()), apart.shape))
+    return int(a), int(b)
 
 
 def _set_lens(clip: bpy.types.MovieClip, cameras: Cameras) -> list[str]:
@@ -283,12 +302,14 @@ def _set_lens(clip: bpy.types.MovieClip, cameras: Cameras) -> list[str]:
 
 
 def solve_clip(context: bpy.types.Context, clip: bpy.types.MovieClip) -> None:
-    """Have libmv solve the clip's camera, its lens kept. Needs a window, `-b` has one too. Raises RetakeError."""
+    """Have libmv solve the clip's camera from the keyframes that it has, its lens kept. Raises RetakeError.
+
+    Needs a window; `-b` has one too. The window is held meanwhile.
+    """
     window = context.window or next(iter(context.window_manager.windows), None)
     if window is None or not window.screen.areas:
         raise RetakeError("there is no window to solve it in.", clip.name, "Solve it in the Movie Clip Editor.")
     settings = clip.tracking.settings
-    settings.use_keyframe_selection = True
     for name in ("focal_length", "principal_point", "radial_distortion", "tangential_distortion"):
         setattr(settings, f"refine_intrinsics_{name}", False)
     area = window.screen.areas[0]

@@ -51,6 +51,7 @@ def clip(fresh_scene, make_footage):
     """A movie clip with the lens of `known_cameras`, nothing tracked."""
     made = footage_clip.load_clip(make_footage(W, H, FRAMES).path)
     set_lens(made, known_cameras())
+    made.tracking.settings.use_keyframe_selection = True
     return made
 
 
