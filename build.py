@@ -358,6 +358,8 @@ def demo(arguments: argparse.Namespace) -> int:
         for name in ("footage", "solve"):
             if getattr(arguments, name):
                 words += [f"--{name}", Path(getattr(arguments, name)).resolve()]
+        if arguments.frames:
+            words += ["--frames", arguments.frames]
         say("demo")
         return attached(blender.script("tests/end_to_end/demo.py", *words), blender.environ)
 
@@ -528,8 +530,9 @@ def main() -> int:
             )
         if name == "demo":
             sub.add_argument("--out", default="demo_out", metavar="DIR", help="where results go (./demo_out)")
-            sub.add_argument("--footage", metavar="FILE", help="your own video, with --solve")
+            sub.add_argument("--footage", metavar="FILE", help="your own video; without --solve it is solved first")
             sub.add_argument("--solve", metavar="FILE", help="its solve, in any format that Retake reads")
+            sub.add_argument("--frames", metavar="A:B", help="use these frames of it only")
         elif name == "bench":
             sub.add_argument("--json", metavar="FILE", help="also write the figures there")
             sub.add_argument(
@@ -544,8 +547,8 @@ def main() -> int:
             )
             sub.add_argument("--all", action="store_true", help="every platform, and a repository index")
     arguments = parser.parse_args()
-    if bool(getattr(arguments, "footage", None)) != bool(getattr(arguments, "solve", None)):
-        parser.error("--footage and --solve belong together")
+    if getattr(arguments, "solve", None) and not arguments.footage:
+        parser.error("--solve needs its --footage")
     try:
         return arguments.command(arguments)
     except Stop as stop:

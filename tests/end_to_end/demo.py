@@ -1,9 +1,10 @@
 """The demo: a shot goes the whole road through the add-on's public operators, without a window.
 
     PYTHON_WITH_BPY tests/end_to_end/demo.py --out DIR
-    blender -b --python tests/end_to_end/demo.py -- --out DIR --footage FILE --solve FILE
+    blender -b --python tests/end_to_end/demo.py -- --out DIR --footage FILE [--solve FILE]
 
-`build.py demo` calls it. Without footage and solve it takes the sample shot and makes the sample's own edit: the walker
+`build.py demo` calls it. Footage without a solve is solved first; a solve that its own report calls red is no shot, and
+the demo ends with the report's words. Without footage it takes the sample shot and makes the sample's own edit: the walker
 steps closer, the ball starts later, the camera orbits and pushes in. On another shot the first object steps aside, the
 second starts later; without objects only the camera moves. Then every diffusion engine makes the beginning of the last
 edit, in a few steps: with the weights under $RETAKE_MODELS, else with tiny random ones, whose pictures mean nothing.
@@ -93,8 +94,9 @@ def call(operator: object, **settings: object) -> None:
 class Demo:
     """One shot on its way. out: where everything goes."""
 
-    def __init__(self, package: str, out: Path, footage: Path, solve: Path, edit: dict) -> None:
-        self.package, self.out, self.footage, self.solve_file, self.edit = package, out, footage, solve, edit
+    def __init__(self, package: str, out: Path, footage: Path, solve: Path | None, edit: dict) -> None:
+        self.package, self.out, self.footage, self.edit = package, out, footage, edit
+        self.solve_file = solve or out / f"{footage.stem}.solve.npz"
         self.report = Report()
         self.takes: list[Path] = []
         self.previews: list[Path] = []
@@ -141,6 +143,30 @@ class Demo:
             if time.monotonic() > deadline:
                 raise Failed(f"The backend did not {what} in {seconds:.0f} s; see its log in $RETAKE_HOME.")
             time.sleep(0.1)
+
+    def solve_footage(self, frames: tuple[int, int] | None) -> None:
+        """Solve the footage, tell the solve's own report, and end here where it says that the solve is of no use.
+
+        What an earlier demo solved in the same folder is kept.
+        """
+        report = self.solve_file.with_suffix(".report.json")
+        for stale in (self.solve_file, report):
+            stale.unlink(missing_ok=True)
+        with self.report.step("solve the footage") as where:
+            command = [*self.module("launch").backend_command(), "solve", str(self.footage)]
+            command += ["--out", str(self.solve_file), *(["--frames", "{}:{}".format(*frames)] if frames else [])]
+            said: list[str] = []
+            with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
+                for line in running.stderr or ():
+                    said.append(line.strip())
+                    print(f"   {line.rstrip()}", flush=True)
+            if not report.is_file():
+                raise Failed(said[-1] if said else f"retake solve ended with {running.returncode} and without a word.")
+            told = json.loads(report.read_text(encoding="utf-8"))
+            if running.returncode or told["light"] == "red":
+                raise Failed(f"This footage has no solve that can be used.\n{chr(10).join(told['words'])}")
+            print("".join(f"   {line}\n" for line in told["words"]), end="", flush=True)
+            where.append(f"{self.solve_file}, {told['light']}")
 
     def import_shot(self, frames: tuple[int, int] | None, size: tuple[int, int] | None) -> None:
         with self.report.step("import the shot") as where:
@@ -269,7 +295,11 @@ def peak_megabytes() -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
-def run(demo: Demo, frames: tuple[int, int] | None, size: tuple[int, int] | None, engines: bool) -> None:
+def run(
+    demo: Demo, frames: tuple[int, int] | None, size: tuple[int, int] | None, *, solving: bool, engines: bool
+) -> None:
+    if solving:
+        demo.solve_footage(frames)
     if engines:
         demo.install_random_weights()
     demo.start_backend()
@@ -305,11 +335,15 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--footage", type=Path)
     parser.add_argument("--solve", type=Path)
-    parser.add_argument("--frames", type=lambda text: pair(text, ":"), metavar="A:B", help="render these only")
+    parser.add_argument(
+        "--frames", type=lambda text: pair(text, ":"), metavar="A:B", help="solve and render these only"
+    )
     parser.add_argument("--size", type=lambda text: pair(text, "x"), metavar="WxH", help="of the takes")
     parser.add_argument("--preview-only", action="store_true", help="leave the diffusion engines out")
     parser.add_argument("--json", type=Path, help="write the seconds and the memory there")
     options = parser.parse_args(arguments)
+    if options.solve and not options.footage:
+        parser.error("--solve needs its --footage")
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(out / "demo_takes", ignore_errors=True)
@@ -321,9 +355,9 @@ def main() -> int:
     bpy.context.preferences.filepaths.save_version = 0  # no demo.blend1
     try:
         with add_on() as package:
-            demo = Demo(package, out, footage.resolve(), solve.resolve(), {} if own else sample_edit())
+            demo = Demo(package, out, footage.resolve(), solve and solve.resolve(), {} if own else sample_edit())
             try:
-                run(demo, options.frames, options.size, not options.preview_only)
+                run(demo, options.frames, options.size, solving=solve is None, engines=not options.preview_only)
             finally:
                 demo.stop_backend()
     except Failed as failed:
