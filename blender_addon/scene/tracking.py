@@ -264,6 +264,7 @@ def clip_from_shot(root: bpy.types.Object, limit: int = DEFAULT_MARKERS) -> tupl
         track.lock = True
     pair = _keyframes(solve.cameras, seen[:, standing])
     clip.tracking.settings.use_keyframe_selection = pair is None
+    clip.tracking.settings.use_tripod_solver = _on_tripod(solve.cameras)
     if pair is not None:
         _camera_object(clip).keyframe_a, _camera_object(clip).keyframe_b = pair[0] + 1, pair[1] + 1
     if left:
@@ -284,6 +285,11 @@ def _keyframes(cameras: Cameras, seen: NDArray[np.bool_]) -> tuple[int, int] | N
         return None
     a, b = sorted(np.unravel_index(int(apart.argmax()), apart.shape))
     return int(a), int(b)
+
+
+def _on_tripod(cameras: Cameras) -> bool:
+    """Whether the camera turns and does not travel."""
+    return bool(np.ptp(cameras.c2w[:, :3, 3], axis=0).max() < 1e-9)
 
 
 def _set_lens(clip: bpy.types.MovieClip, cameras: Cameras) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import bpy
 import numpy as np
 import pytest
@@ -244,3 +246,21 @@ def test_markers_are_where_the_tracks_are_seen(still_shot):
                 np.testing.assert_allclose(where, uv[marker.frame - 1, row], atol=1e-3)
                 count += 1
     assert count > 500
+
+
+def test_a_camera_that_only_turns_is_followed_too(make_footage, make_solve):
+    footage = make_footage(W, H, FRAMES)
+    made = make_solve(footage, count=150)
+    t = np.linspace(0, 1, FRAMES)
+    c2w = np.repeat(made.cameras.c2w[:1], FRAMES, 0)
+    c2w[:, :3, :3] = c2w[:, :3, :3] @ geometry.rotation_from_vector(np.stack([0.02 * t, 0.15 * t, 0 * t], 1))
+    root = shots.import_shot(
+        bpy.context, footage, replace(made, cameras=replace(made.cameras, c2w=c2w)), set_scene=True
+    )
+    clip, _ = tracking.clip_from_shot(root, 120)
+    tracking.solve_clip(bpy.context, clip)
+    follower, _ = tracking.follow_clip(root, clip)
+    for frame in (1, 12, FRAMES):
+        bpy.context.scene.frame_set(frame)
+        one, other = np.array(follower.matrix_world), np.array(root.retake.source_camera.matrix_world)
+        np.testing.assert_allclose(one, other, atol=2e-3)
