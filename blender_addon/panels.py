@@ -38,7 +38,9 @@ LIGHT_ICONS = {"green": f"{_COLOUR}_04", "yellow": f"{_COLOUR}_03", "red": f"{_C
 _pictures: bpy.utils.previews.ImagePreviewCollection | None = None
 
 
-def picture(layout: bpy.types.UILayout, path: Path, pixels: NDArray[np.float32] | None = None) -> None:
+def picture(
+    layout: bpy.types.UILayout, path: Path, pixels: NDArray[np.float32] | None = None, scale: float = 7.0
+) -> None:
     """The picture at `path`: from pixels (h, w, 4) at once, without them as soon as Blender's thread has read it."""
     key = str(path)
     if key not in _pictures:
@@ -49,7 +51,7 @@ def picture(layout: bpy.types.UILayout, path: Path, pixels: NDArray[np.float32] 
             made = _pictures.new(key)
             made.image_size = pixels.shape[1::-1]
             made.image_pixels_float.foreach_set(pixels.ravel())
-    layout.template_icon(_pictures[key].icon_id, scale=7)
+    layout.template_icon(_pictures[key].icon_id, scale=scale)
 
 
 class _Tab:
@@ -97,10 +99,9 @@ class RETAKE_PT_shot(_Tab, bpy.types.Panel):
             row.scale_y = 1.5
             row.operator("retake.import_shot", text="Import Shot", icon="FILE_MOVIE")
             row.operator("retake.solve_footage", text="Solve Footage…", icon="TRACKER")
-            wrapped(
-                layout, context,
-                "Import a video with what a solver made of it (or drop both on the viewport), or have it solved here.",
-            )  # fmt: skip
+            if not solving.busy():
+                words = "Import a video with what a solver made of it (or drop both on the viewport), or solve it here."
+                wrapped(layout, context, words)
             if tracking.solved_clips():
                 layout.operator("retake.import_clip", icon="TRACKER")
             return
@@ -139,7 +140,7 @@ def draw_solving(layout: bpy.types.UILayout, context: bpy.types.Context) -> None
         row.operator("retake.cancel_solve", text="", icon="X")
         _draw_parts(box, now)
         if now.picture:
-            picture(box, Path(now.picture))
+            picture(box, Path(now.picture), scale=10.5)
     elif now.state == "importing":
         words = f"{now.job.name} is solved."
         if now.stray:
@@ -224,6 +225,22 @@ class RETAKE_PT_report(_ShotTab, bpy.types.Panel):
             wrapped(self.layout, context, line, "DOT")
 
 
+class RETAKE_PT_world(_ShotTab, bpy.types.Panel):
+    """Which way is up, and how large a metre is."""
+
+    bl_label = "Up and Scale"
+    bl_parent_id = "RETAKE_PT_shot"
+    bl_options = {"DEFAULT_CLOSED"}
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = self.layout
+        wrapped(layout, context, "Select tracks that lie on the ground, or two whose distance you know.")
+        column = layout.column(align=True)
+        column.operator("retake.ground_from_selection", icon="GRID")
+        column.operator("retake.scale_from_distance", text="Scale From Distance…", icon="FIXED_SIZE")
+        wrapped(layout, context, "Or turn, move and scale the shot's root by hand. No edit changes.")
+
+
 class RETAKE_PT_objects(_ShotTab, bpy.types.Panel):
     """The actors: move, rotate and scale their handles in the viewport."""
 
@@ -250,6 +267,10 @@ class RETAKE_PT_objects(_ShotTab, bpy.types.Panel):
         timing = _timing_in_words(own)
         if timing:
             layout.label(text=timing, icon="TIME")
+        if own.number != BACKGROUND:
+            row = layout.row(align=True)
+            row.prop(own, "depth", slider=True)
+            row.operator("retake.slide_depth", text="", icon="CON_TRACKTO").object = own.label
         grid = layout.grid_flow(row_major=True, columns=2, even_columns=True, align=True)
         grid.operator("retake.retime", text="Retime…", icon="TIME").object = own.label
         grid.operator("retake.duplicate_object", text="Duplicate", icon="DUPLICATE").object = own.label
@@ -559,6 +580,7 @@ _register_classes, _unregister_classes = bpy.utils.register_classes_factory(
         RETAKE_PT_shot,
         RETAKE_PT_solve,
         RETAKE_PT_report,
+        RETAKE_PT_world,
         RETAKE_PT_objects,
         RETAKE_PT_assign,
         RETAKE_PT_camera,

@@ -13,6 +13,8 @@ The two integers and the role stand alone, outside a group, because only such pr
 
 from __future__ import annotations
 
+import contextlib
+
 import bpy
 from bpy.props import (
     BoolProperty,
@@ -26,10 +28,12 @@ from bpy.props import (
     StringProperty,
 )
 from bpy.types import Collection, Mesh, MovieClip, Object, PropertyGroup, Scene, WindowManager
+from retake_shared.errors import BadShot
 
 from . import engine_settings
+from .scene import view_ray
 
-ROLES = (
+ROLES = (  # files keep their places: new ones come last
     ("NONE", "None", "Not a part of a shot"),
     ("SHOT", "Shot", "The root of a shot"),
     ("SOURCE_CAMERA", "Source camera", "The footage's own camera"),
@@ -37,6 +41,7 @@ ROLES = (
     ("HANDLE", "Handle", "Moves all tracks of one object"),
     ("TRACK", "Track", "One point of the footage"),
     ("REFERENCE", "Reference", "All tracks of the footage, unedited"),
+    ("RAIL", "View ray", "Brings an object nearer or farther without moving it in the footage's picture"),
 )
 
 TAKE_STATES = (
@@ -81,6 +86,11 @@ class RetakeTake(PropertyGroup):
     created: StringProperty(name="Created")
 
 
+def _slide(handle: RetakeHandle, _context: bpy.types.Context) -> None:
+    with contextlib.suppress(BadShot):  # the operator says it in words
+        view_ray.follow_depth(handle.id_data)
+
+
 class RetakeHandle(PropertyGroup):
     """One object of the shot. The retiming is what the tracks' curves follow now; `retake.retime` changes both."""
 
@@ -90,6 +100,17 @@ class RetakeHandle(PropertyGroup):
     copy_of: IntProperty(name="Copy of", description="The solve's object whose tracks this one shows", default=0)
     removed: BoolProperty(
         name="Removed", description="The object is not in the picture. Can be keyed", options={"ANIMATABLE"}
+    )
+    depth: FloatProperty(
+        name="Depth",
+        description="Along the view rays, as a multiple of the object's own: what the footage shows stays as it is. "
+        "Can be keyed",
+        default=1.0,
+        min=0.01,
+        soft_min=0.25,
+        soft_max=4.0,
+        options={"ANIMATABLE"},
+        update=_slide,
     )
     offset: FloatProperty(name="Delay", description="Frames by which the motion starts later; negative: earlier")
     speed: FloatProperty(name="Speed", description="1 = as shot, 0.5 = half as fast", default=1.0, min=0.01, soft_max=4)

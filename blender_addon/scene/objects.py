@@ -18,7 +18,7 @@ from retake_shared.errors import BadShot
 from retake_shared.retiming import retimed_frames
 from retake_shared.shot import BACKGROUND, Solve
 
-from . import curves, reference, tracks
+from . import curves, reference, tracks, view_ray
 
 # ------------------------------------------------------------------------------------------------- what there is
 
@@ -232,6 +232,8 @@ def duplicate(root: bpy.types.Object, handle: bpy.types.Object, label: str = "")
     copy.color = colour(copy.retake_handle.number)
     curves.make_single_user(copy)
     root.retake.collection.objects.link(copy)
+    if handle.parent is not None and handle.parent.retake_role == "RAIL":
+        view_ray.ensure_rail(root, copy)
 
     empties = empties_under(handle)
     rows = np.array([empty.retake_track for empty in empties], np.int64)
@@ -248,6 +250,12 @@ def tracks_collection(root: bpy.types.Object) -> bpy.types.Collection:
 
 
 # ----------------------------------------------------------------------------------------------- changing them
+
+
+def is_keyed(handle: bpy.types.Object, path: str) -> bool:
+    """Whether keys of its own set this property of the handle."""
+    fcurves = curves.curves_of(handle)
+    return fcurves is not None and fcurves.find(path) is not None
 
 
 def set_removed(context: bpy.types.Context, handle: bpy.types.Object, removed: bool) -> None:
@@ -290,6 +298,7 @@ def reset(context: bpy.types.Context, root: bpy.types.Object, handle: bpy.types.
     """Put the object back to where the footage has it: no keys, constraints, retiming or removal are left."""
     solve = current_solve(root)
     handle.animation_data_clear()
+    view_ray.remove_rail(root, handle)
     handle.constraints.clear()
     handle.parent, handle.matrix_parent_inverse = root, handle.matrix_parent_inverse.Identity(4)
     handle.location, handle.scale = handle.retake_handle.centre, (1, 1, 1)
