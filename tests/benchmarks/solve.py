@@ -316,7 +316,7 @@ def retake(footage: Path, out: Path) -> int:
     seconds = dict(report.seconds)
     np.savez(
         out, c2w=solve.cameras.c2w, focal=solve.cameras.K[:, 0, 0], uv=uv, z=z, error="",
-        note=f"{report.light}, {report.kind}", objects=solve.tracks.objects, peak_mb=peak, total=total,
+        note=f"{report.light}, {report.kind}, says {report.reprojection:.2f} px", objects=solve.tracks.objects, peak_mb=peak, total=total,
         stages=[*seconds, "rest"], seconds=[*seconds.values(), total - sum(seconds.values())],
         **({} if solve.depth is None else {"depth": solve.depth}),
     )  # fmt: skip
