@@ -155,8 +155,11 @@ class Demo:
         with self.report.step("solve the footage") as where:
             command = [*self.module("launch").backend_command(), "solve", str(self.footage)]
             command += ["--out", str(self.solve_file), *(["--frames", "{}:{}".format(*frames)] if frames else [])]
+            # The random weights that an earlier demo left in this home would make a random depth.
+            environ = {"RETAKE_MODELS": str(self.out / "no_models"), **os.environ}
+            told_to = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
             said: list[str] = []
-            with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
+            with subprocess.Popen(command, env=environ, **told_to) as running:
                 for line in running.stderr or ():
                     said.append(line.strip())
                     print(f"   {line.rstrip()}", flush=True)
