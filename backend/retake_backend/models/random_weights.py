@@ -117,7 +117,8 @@ def _write_svd(folder: Path) -> None:
 
 
 def _write_depth(folder: Path) -> None:
-    backbone = Dinov2Config(
+    dinov2: Any = Dinov2Config
+    backbone = dinov2(
         hidden_size=24,
         num_hidden_layers=4,
         num_attention_heads=2,

@@ -178,7 +178,7 @@ class Path:
         towards = ends @ normal
         reach = float((place - c2w[:3, 3]) @ normal)
         z = np.where(towards > 1e-6, reach / np.maximum(towards, 1e-6), self.depth[t])
-        return np.clip(z, 0.7 * self.depth[t], 1.4 * self.depth[t])
+        return np.asarray(np.clip(z, 0.7 * self.depth[t], 1.4 * self.depth[t]))
 
 
 def stand(

@@ -45,7 +45,7 @@ class Ground:
 
 def up(cameras: Cameras) -> Array:
     """(3,) the world's up as the cameras tell it: people hold them level, so that up is square to all x axes."""
-    mean = -cameras.c2w[:, :3, 1].mean(0)
+    mean: Array = -cameras.c2w[:, :3, 1].mean(0)
     mean /= np.linalg.norm(mean)
     x = cameras.c2w[:, :3, 0]
     values, vectors = np.linalg.eigh(x.T @ x / len(x))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +25,7 @@ def grid(rows: int, columns: int, size: tuple[int, int]) -> Array:
 def lab(picture: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.float32]:
     """(rows, columns, 3) float32 CIE Lab, smoothed a little, of a picture (h, w, 3) uint8 sRGB."""
     small = cv2.resize(picture, (columns, rows), interpolation=cv2.INTER_AREA)
-    found: NDArray[np.float32] = cv2.cvtColor(small.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    return found
+    return np.asarray(cv2.cvtColor(small.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), np.float32)
 
 
 def planes(
@@ -68,14 +69,13 @@ def cells_of(uv: Array, size: tuple[int, int], shape: tuple[int, int]) -> NDArra
     return row * shape[1] + column
 
 
-def guided(values: NDArray[np.float32], guide: NDArray[np.float32], radius: int, epsilon: float) -> NDArray[np.float32]:
+def guided(values: NDArray[Any], guide: NDArray[Any], radius: int, epsilon: float) -> NDArray[np.float32]:
     """The guided filter (He, Sun, Tang) of values (h, w) by one channel (h, w): smooth, with the guide's edges."""
     side = (2 * radius + 1, 2 * radius + 1)
 
-    def mean(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        blurred: NDArray[np.float32] = cv2.boxFilter(x, -1, side, borderType=cv2.BORDER_REFLECT)
-        return blurred
+    def mean(x: NDArray[Any]) -> NDArray[np.float32]:
+        return np.asarray(cv2.boxFilter(x, -1, side, borderType=cv2.BORDER_REFLECT), np.float32)
 
     m_g, m_v = mean(guide), mean(values)
     slope = (mean(guide * values) - m_g * m_v) / (mean(guide * guide) - m_g * m_g + epsilon)
-    return mean(slope) * guide + mean(m_v - slope * m_g)
+    return np.asarray(mean(slope) * guide + mean(m_v - slope * m_g), np.float32)

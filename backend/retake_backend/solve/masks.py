@@ -117,8 +117,7 @@ def _which(count: int, frames: range, where: Path) -> list[int]:
 def _fitted(layer: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
     if layer.shape == (height, width):
         return layer
-    smaller: NDArray[np.uint8] = cv2.resize(layer, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    return smaller
+    return np.asarray(cv2.resize(layer, (width, height), interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
 
 
 def _bounded(width: int, height: int, size: tuple[int, int]) -> tuple[int, int]:
@@ -128,7 +127,7 @@ def _bounded(width: int, height: int, size: tuple[int, int]) -> tuple[int, int]:
 
 def _numbers(images: list[Path], frames: range, size: tuple[int, int]) -> NDArray[np.uint8]:
     """(T, h, w) object numbers of one image per frame: its own numbers, or one for each colour but black."""
-    layers = [_load(images[i]) for i in _which(len(images), frames, images[0].parent)]
+    layers: list[NDArray[Any]] = [_load(images[i]) for i in _which(len(images), frames, images[0].parent)]
     if len({layer.shape for layer in layers}) > 1:
         raise BadShot("the masks differ in size or kind.", str(images[0].parent), "Export them all alike.")
     height, width = layers[0].shape[:2]
@@ -300,7 +299,7 @@ def _changed(
     visible: NDArray[np.bool_],
     solve: CameraSolve,
     colours: NDArray[np.float32],
-    spread: list[tuple[NDArray[np.float32], NDArray[np.float32]]],
+    spread: list[tuple[NDArray[Any], NDArray[Any]]],
     window: tuple[slice, slice],
 ) -> NDArray[np.float32]:
     """Of the cells of a window, in [0, 1]: how surely frame t shows what the frames around do not show there.
@@ -319,7 +318,7 @@ def _changed(
         inverse = np.ones(coarse, np.float32)  # a camera that only turns: every depth leads to the same place
     here = colours[t][window]
     z = 1 / np.maximum(cv2.resize(inverse, shape[::-1])[window].reshape(-1).astype(np.float64), 1e-9)
-    cells = interpolation.grid(*shape, size).reshape(*shape, 2)[window].reshape(-1, 2)
+    cells = interpolation.grid(shape[0], shape[1], size).reshape(*shape, 2)[window].reshape(-1, 2)
     world = geometry.unproject(cells, z, cameras.c2w[t], cameras.K[t])
     sides = []
     for direction in (-1, 1):
@@ -368,7 +367,7 @@ def _label(
     weight = interpolation.COLOUR * size[0]
     colour = colours.reshape(-1, 3).astype(np.float64) * weight
     tree = cKDTree(np.concatenate([uv, colour[interpolation.cells_of(uv, size, shape)]], 1))
-    cells = interpolation.grid(*shape, size).reshape(*shape, 2)[window].reshape(-1, 2)
+    cells = interpolation.grid(shape[0], shape[1], size).reshape(*shape, 2)[window].reshape(-1, 2)
     count = min(6, len(uv))
     asked = np.concatenate([cells, colour.reshape(*shape, 3)[window].reshape(-1, 3)], 1)
     near = labels[tree.query(asked, k=count)[1].reshape(len(cells), count)]
@@ -393,4 +392,5 @@ def _reached(region: NDArray[np.bool_], own: Array, size: tuple[int, int]) -> ND
     _, pieces = cv2.connectedComponents(region.astype(np.uint8), connectivity=4)
     held = np.bincount(pieces.reshape(-1)[interpolation.cells_of(own, size, region.shape)], minlength=pieces.max() + 1)
     held[0] = 0
-    return (held >= min(2, len(own)))[pieces] & region
+    enough: NDArray[np.bool_] = held >= min(2, len(own))
+    return np.asarray(enough[pieces] & region)

@@ -92,8 +92,8 @@ def estimate(
         notes.append("Its weights are random: the depth means nothing.")
     if still is None:
         notes[0] = f"Depth by {label(name)}; its scale is guessed from a level ground at the lower edge of the picture."
-        return 1 / np.maximum(_on_ground(told, moving, ground, solve), 1e-6), notes
-    return 1 / aligned(told, points, solve, moving), notes
+        return (1 / np.maximum(_on_ground(told, moving, ground, solve), 1e-6)).astype(np.float32), notes
+    return (1 / aligned(told, points, solve, moving)).astype(np.float32), notes
 
 
 def aligned(

@@ -159,7 +159,7 @@ def _movers(
     fast = (own > _MOVES) & known
     # Whoever stands still for a while (a foot on the ground) counts when it has moved far enough in all.
     far = (own * known).sum(0) > 2.5
-    return ~solve.static & far & (fast.sum(0) >= 0.3 * seen) & (known.sum(0) >= 2)
+    return np.asarray(~solve.static & far & (fast.sum(0) >= 0.3 * seen) & (known.sum(0) >= 2))
 
 
 # ---- grouping ----
@@ -185,7 +185,7 @@ def _pairs(
     """
     frames, count = visible.shape
     velocity = _velocity(uv, visible)
-    moving = np.isfinite(velocity).all(-1)
+    moving: NDArray[np.bool_] = np.asarray(np.isfinite(velocity).all(-1))
     keys, apart, meetings = [], [], []
     for t in range(frames):
         here = np.flatnonzero(moving[t])
@@ -309,7 +309,7 @@ def _join_parts(
     sizes = np.bincount(groups, minlength=1)
     number = len(sizes)
     velocity = _velocity(uv, visible)
-    finite = np.isfinite(velocity).all(-1)
+    finite: NDArray[np.bool_] = np.asarray(np.isfinite(velocity).all(-1))
     there = np.zeros((number, frames), bool)
     mean = np.zeros((number, frames, 2))
     touch = np.zeros((number, number, frames), bool)
@@ -337,12 +337,12 @@ def _join_parts(
         speed = np.linalg.norm(mean[i, common].mean(0)) + np.linalg.norm(mean[j, common].mean(0))
         return beside**2 * float(np.exp(-((apart / (0.6 + 0.35 * speed)) ** 2)))
 
-    for i in np.flatnonzero(alive):
-        for j in np.flatnonzero(touch[i].any(1) & alive):
-            if j > i:
-                score[i, j] = rate(i, j)
+    for a in np.flatnonzero(alive).tolist():
+        for b in np.flatnonzero(touch[a].any(1) & alive).tolist():
+            if b > a:
+                score[a, b] = rate(a, b)
     while number > 1:
-        i, j = np.unravel_index(int(score.argmax()), score.shape)
+        i, j = divmod(int(score.argmax()), number)
         if score[i, j] <= _TOGETHER:
             break
         both = np.maximum(weight[i] + weight[j], 1e-9)
@@ -355,9 +355,9 @@ def _join_parts(
         alive[j] = False
         score[j, :] = score[:, j] = -1.0
         result[result == j] = i
-        for k in np.flatnonzero(alive):
+        for k in np.flatnonzero(alive).tolist():
             if k != i:
-                score[min(i, k), max(i, k)] = rate(int(i), int(k)) if touch[i, k].any() else -1.0
+                score[min(i, k), max(i, k)] = rate(i, k) if touch[i, k].any() else -1.0
     return result
 
 
