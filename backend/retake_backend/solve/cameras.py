@@ -7,7 +7,6 @@ keyframes and the points that agree with the picture's main motion. Then all fra
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import cv2
@@ -27,7 +26,7 @@ from .poses import (
     FocalUnknown,
     Observations,
     adjust,
-    parallax,
+    medians,
     rays_of,
     triangulate,
     undistort,
@@ -48,6 +47,9 @@ _BUNDLED = 400  # points a keyframe is mapped with
 _ADJUSTED = 260  # points a frame is adjusted with
 _TURNED = 16  # keyframes that tell whether the camera only turns
 _MOST_FRAMES = 120  # adjusted together; more are solved against the points of these
+_GOOD = 0.5  # px, typical error of a camera that needs no other
+_KEPT = 0.3  # of the points that a mapper was given; one that drops more may have made up a world for the rest
+_SHORT_PATH = 6.0  # px by which a camera that only turns may be off and still be where to begin
 _STILL = 1.5  # px
 _STEPS = 6
 
@@ -86,7 +88,7 @@ def solve_cameras(
     if turning is not None and turning.typical < 0.5 and turning.explained > 0.85:
         return _turning(job, np.flatnonzero(agree), few, turning, "rotation")
     job.at(2)
-    moving = _moving(job, np.flatnonzero(agree), keys)
+    moving = _moving(job, np.flatnonzero(agree), keys, few, turning)
     if turning is not None and (turning.typical < 2.0 or moving is None) and turning.explained > 0.5:
         worth = moving is not None and moving.typical < 0.6 * turning.typical
         if not worth:
@@ -201,7 +203,9 @@ def _assumed(job: _Job) -> str:
     )
 
 
-def _turning(job: _Job, agree: NDArray[np.int64], keys: NDArray[np.int64], turn: motion.Turn, kind: Kind) -> CameraSolve:
+def _turning(
+    job: _Job, agree: NDArray[np.int64], keys: NDArray[np.int64], turn: motion.Turn, kind: Kind
+) -> CameraSolve:
     """A camera that only turns: from some frames to all of them, and to all points."""
     small = turn.adjusted.bundle
     every = np.arange(job.points.frame_count)
@@ -212,16 +216,18 @@ def _turning(job: _Job, agree: NDArray[np.int64], keys: NDArray[np.int64], turn:
     seen = Observations.of(job.points.select(used), frames)
     start = replace(_at_frames(whole, frames), X=small.X)
     hint = None if job.focal else job.guess
-    adjusted = adjust(start, seen, positions=False, focal=unknown, guess=hint, iterations=20, check=job.check)
+    adjusted = adjust(
+        start, seen, positions=False, focal=unknown, guess=hint, times=frames, iterations=20, check=job.check
+    )
     job.at(4)
-    adjusted = _trimmed(adjusted, seen, job, unknown, positions=False)
+    adjusted = _trimmed(adjusted, seen, frames, job, unknown, positions=False)
     whole = _all_frames(job, adjusted.bundle, frames, used, positions=False)
     seen = Observations.of(job.points)
     rays = rays_of(replace(whole, X=np.zeros((seen.points, 3))), seen)
     X = _directions(rays, seen)
     whole = replace(whole, X=X)
     error = whole.errors(seen)
-    static = motion.medians(error, seen) < _STILL
+    static = medians(error, seen) < _STILL
     static &= _share(error < 2.5 * _STILL, seen) > 0.7
     residual = np.full(job.points.visible.shape, np.nan, np.float32)
     residual[seen.frame, seen.point] = error
@@ -233,7 +239,9 @@ def _turning(job: _Job, agree: NDArray[np.int64], keys: NDArray[np.int64], turn:
     source = job.focal.source if job.focal else "estimated from the points"
     if job.focal is None and not adjusted.focal_error < 0.1:
         source = "assumed"
-        notes.append("The camera turns too little to tell its focal length; it is mostly a guess. Give it if you know it.")
+        notes.append(
+            "The camera turns too little to tell its focal length; it is mostly a guess. Give it if you know it."
+        )
     return CameraSolve(
         cameras=Cameras(whole.c2w(), whole.K(), *job.size),
         kind=kind,
@@ -248,18 +256,27 @@ def _turning(job: _Job, agree: NDArray[np.int64], keys: NDArray[np.int64], turn:
 
 @dataclass(frozen=True)
 class _Moving:
-    """A solved moving camera. frames: those adjusted together. used: which points of the job. typical: median px."""
+    """A solved moving camera. frames: those adjusted together. used: which points of the job. typical: median px.
+    score: px, mean over the points of what each is off, at most 3 (so much where it is not explained at all).
+    explained: share of the points. begun: in words, for the report."""
 
     adjusted: Adjusted
     frames: NDArray[np.int64]
     used: NDArray[np.int64]
     typical: float
-    mapper: str
+    score: float
+    explained: float
     zooms: bool
-    alone: tuple[str, float, int, int]
+    begun: str
 
 
-def _moving(job: _Job, agree: NDArray[np.int64], keys: NDArray[np.int64]) -> _Moving | None:
+def _moving(
+    job: _Job,
+    agree: NDArray[np.int64],
+    keys: NDArray[np.int64],
+    turned: NDArray[np.int64],
+    turning: motion.Turn | None,
+) -> _Moving | None:
     """Map the keyframes with one focal length, and where that explains little, with one for each; then adjust."""
     points = job.points.select(agree)
     chosen = motion.spread_over(points, keys, job.size, _BUNDLED)
@@ -267,21 +284,32 @@ def _moving(job: _Job, agree: NDArray[np.int64], keys: NDArray[np.int64]) -> _Mo
     uv = np.where(visible[..., None], points.uv[np.ix_(keys, chosen)], np.nan).astype(np.float32)
     best: _Moving | None = None
     for zoom in (False, True):
-        mapped, _ = solve_keyframes(uv, job.size, job.guess, job.given is not None, zoom, job.check)
+        mapped, _ = solve_keyframes(uv, job.size, job.guess, job.given is not None and not zoom, zoom, job.check)
         mapped.sort(key=lambda m: (-round(len(m.rows) / len(keys), 1), m.error))
         job.at(3)
         for candidate in mapped:
             if len(candidate.rows) < max(2, 0.4 * len(keys)):
                 continue
-            solved = _adjusted(job, agree, keys, candidate, zoom)
-            if solved is not None and (best is None or solved.typical < 0.9 * best.typical):
-                best = solved
-            if best is not None and best.typical < 1.0:
+            best = _better(best, _from_mapper(job, agree, keys, candidate, zoom))
+            if _enough(best) and candidate.points > _KEPT * len(chosen):
+                return best
+        if not zoom and turning is not None and turning.typical < _SHORT_PATH:
+            best = _better(best, _from_turning(job, agree, turned, turning))
+            if _enough(best):
                 return best
     return best
 
 
-def _adjusted(
+def _enough(moving: _Moving | None) -> bool:
+    """Whether no other camera need be tried. What is not explained may move."""
+    return moving is not None and moving.typical < _GOOD and moving.explained > 0.7
+
+
+def _better(a: _Moving | None, b: _Moving | None) -> _Moving | None:
+    return b if a is None or (b is not None and b.score < 0.95 * a.score) else a
+
+
+def _from_mapper(
     job: _Job, agree: NDArray[np.int64], keys: NDArray[np.int64], mapped: Mapped, zoom: bool
 ) -> _Moving | None:
     """All frames adjusted together from what a mapper made of the keyframes."""
@@ -291,44 +319,97 @@ def _adjusted(
     small = Bundle(
         w2c[:, :3, :3], mapped.c2w[:, :3, 3], np.asarray(mapped.focal, np.float64), np.zeros((0, 3)), job.centre
     )
-    frames = _some_frames(job, every)
-    used = agree[motion.spread_over(job.points.select(agree), frames[:: max(1, len(frames) // 40)], job.size, _ADJUSTED)]
+    frames, used = _chosen(job, agree)
     tracks = job.points.select(used)
-    seen_there = Observations.of(tracks, solved)
-    X, angle = triangulate(small, seen_there)
-    good = np.isfinite(X).all(1) & (angle > 0.3)
+    X, angle = triangulate(small, Observations.of(tracks, solved))
+    good = ~np.isnan(X[:, 0]) & (angle > 0.3)
     if good.sum() < _LEAST_POINTS:
         return None
     start = replace(_at_frames(_interpolated(small, solved, every), frames), X=np.nan_to_num(X))
     seen = Observations.of(tracks, frames)
     known = seen.only(good[seen.point])
-    posed = adjust(start, known, points=False, scale=4.0, iterations=8, check=job.check).bundle
+    posed = adjust(start, known, points=False, times=frames, scale=4.0, iterations=8, check=job.check).bundle
     posed = _resected(posed, known)
-    X, angle = triangulate(posed, seen)
-    X_known = np.isfinite(X).all(1)
+    X, _ = triangulate(posed, seen)
     posed = replace(posed, X=np.nan_to_num(X))
-    seen = seen.only(X_known[seen.point])
-    seen = seen.only((posed.errors(seen) < 25)[:])
+    seen = seen.only(np.isfinite(X[seen.point]).all(1))
+    seen = seen.only(posed.errors(seen) < 25)
+    words = f"COLMAP's {mapped.mapper} mapper: {len(mapped.rows)} of {len(keys)} keyframes, {mapped.error:.2f} px"
+    return _adjusted(job, posed, seen, frames, used, zoom, words)
+
+
+def _from_turning(
+    job: _Job, agree: NDArray[np.int64], turned: NDArray[np.int64], turning: motion.Turn
+) -> _Moving | None:
+    """All frames adjusted together from a camera that only turns, with all points at one distance.
+
+    Finds what a mapper cannot: paths that are short against the distance of everything.
+    """
+    every = np.arange(job.points.frame_count)
+    frames, used = _chosen(job, agree)
+    seen = Observations.of(job.points.select(used), frames)
+    start = _at_frames(_interpolated(turning.adjusted.bundle, turned, every), frames)
+    start = replace(start, X=np.zeros((seen.points, 3)))
+    start = replace(start, X=_directions(rays_of(start, seen), seen))
+    start = adjust(start, seen, times=frames, scale=4.0, iterations=15, check=job.check).bundle
+    return _adjusted(job, start, seen, frames, used, turning.zooms, "a camera that only turns")
+
+
+def _chosen(job: _Job, agree: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The frames and the points that are adjusted together."""
+    frames = _some_frames(job, np.arange(job.points.frame_count))
+    some = frames[:: max(1, len(frames) // 40)]
+    return frames, agree[motion.spread_over(job.points.select(agree), some, job.size, _ADJUSTED)]
+
+
+def _adjusted(
+    job: _Job,
+    start: Bundle,
+    seen: Observations,
+    frames: NDArray[np.int64],
+    used: NDArray[np.int64],
+    zoom: bool,
+    begun: str,
+) -> _Moving:
     unknown: FocalUnknown = "curve" if zoom else "fixed" if job.focal else "shared"
     hint = None if job.focal else job.guess
-    adjusted = adjust(posed, seen, focal=unknown, guess=hint, scale=2.0, iterations=10, tolerance=2e-3, check=job.check)
-    job.at(4)
-    adjusted = _trimmed(adjusted, seen, job, unknown)
-    zooms = zoom
-    if not zoom and job.points.frame_count > 8:
-        curve = _trimmed(adjusted, seen, job, "curve", iterations=5, tolerance=2e-3)
-        if np.ptp(np.log(curve.bundle.f)) > 0.04 and curve.cost < 0.85 * adjusted.cost:
-            adjusted, zooms = _trimmed(curve, seen, job, "curve", iterations=20), True
-    error = motion.medians(adjusted.bundle.errors(seen), seen)
-    typical = float(np.median(error[np.isfinite(error)]))
-    return _Moving(
-        adjusted, frames, used, typical, mapped.mapper, zooms, (mapped.mapper, mapped.error, len(mapped.rows), len(keys))
+    adjusted = adjust(
+        start, seen, focal=unknown, guess=hint, times=frames, scale=2.0, iterations=10, tolerance=2e-3, check=job.check
     )
+    job.at(4)
+    adjusted = _trimmed(adjusted, seen, frames, job, unknown)
+    if not zoom and len(frames) > 8:
+        curve = _trimmed(adjusted, seen, frames, job, "curve", iterations=5, tolerance=2e-3)
+        if np.ptp(np.log(curve.bundle.f)) > 0.04 and curve.cost < 0.85 * adjusted.cost:
+            adjusted, zoom = _trimmed(curve, seen, frames, job, "curve", iterations=20), True
+    now = _quality(adjusted.bundle, seen)
+    for _ in range(3):  # points that come in late pull others in
+        if now[2] > 0.85:
+            break
+        X, _ = triangulate(adjusted.bundle, seen)
+        again = replace(adjusted, bundle=replace(adjusted.bundle, X=np.nan_to_num(X)))
+        again = _trimmed(again, seen, frames, job, "curve" if zoom else unknown, iterations=8)
+        before, after = now, _quality(again.bundle, seen)
+        if after[1] >= before[1]:
+            break
+        adjusted, now = again, after
+        if after[1] > 0.95 * before[1]:
+            break
+    return _Moving(adjusted, frames, used, *now, zoom, begun)
+
+
+def _quality(bundle: Bundle, seen: Observations) -> tuple[float, float, float]:
+    """`typical`, `score` and `explained` of _Moving."""
+    error = medians(bundle.errors(seen), seen)
+    near = error < 3
+    typical = float(np.median(error[near])) if near.any() else float("inf")
+    return typical, float(np.minimum(error, 3).mean()), float(np.mean(error < _STILL))
 
 
 def _trimmed(
     adjusted: Adjusted,
     seen: Observations,
+    frames: NDArray[np.int64],
     job: _Job,
     unknown: FocalUnknown,
     positions: bool = True,
@@ -338,7 +419,7 @@ def _trimmed(
 ) -> Adjusted:
     """Once more without the points that move, and without single sightings that are far off."""
     error = adjusted.bundle.errors(seen)
-    typical = motion.medians(error, seen)
+    typical = medians(error, seen)
     limit = max(1.2, 3 * float(np.median(typical[np.isfinite(typical)])))
     keep = (typical < limit)[seen.point] & (error < 3 * limit)
     kept = seen.only(keep)
@@ -350,6 +431,7 @@ def _trimmed(
         focal=unknown,
         lens=lens,
         guess=hint,
+        times=frames,
         iterations=iterations,
         tolerance=tolerance,
         check=job.check,
@@ -363,7 +445,7 @@ def _moved(job: _Job, moving: _Moving) -> CameraSolve:
     tracks = job.points.select(moving.used)
     seen = Observations.of(tracks, moving.frames)
     unknown: FocalUnknown = "curve" if moving.zooms else "fixed" if job.focal else "shared"
-    lens = _trimmed(adjusted, seen, job, unknown, lens=True, iterations=6, tolerance=2e-3)
+    lens = _trimmed(adjusted, seen, moving.frames, job, unknown, lens=True, iterations=6, tolerance=2e-3)
     corner = np.hypot(*job.centre) / float(np.median(lens.bundle.f))
     bends = abs(lens.bundle.k1) * corner**2 * np.hypot(*job.centre)
     if bends > 1.0 and lens.cost < 0.97 * adjusted.cost and abs(lens.bundle.k1) < 0.6:
@@ -373,7 +455,7 @@ def _moved(job: _Job, moving: _Moving) -> CameraSolve:
     whole = _all_frames(job, adjusted.bundle, moving.frames, moving.used)
     seen = Observations.of(job.points)
     X, angle = triangulate(whole, seen)
-    known = np.isfinite(X).all(1)
+    known = ~np.isnan(X[:, 0])
     sure = seen.only(known[seen.point])
     whole = adjust(
         replace(whole, X=np.nan_to_num(X)), sure, positions=False, rotations=False, smooth=0, iterations=4
@@ -382,9 +464,9 @@ def _moved(job: _Job, moving: _Moving) -> CameraSolve:
     error = whole.errors(sure)
     residual[sure.frame, sure.point] = error
     front = whole.residuals(sure)[1]
-    typical = motion.medians(error, sure)
+    typical = medians(error, sure)
     limit = max(_STILL, 3 * moving.typical)
-    static = known & (typical < limit) & (_share(front, sure) == 1) & (_share(error < 2.5 * limit, sure) > 0.7)
+    static = known & (typical < limit) & np.equal(_share(front, sure), 1) & (_share(error < 2.5 * limit, sure) > 0.7)
     world = np.where(known[:, None], whole.X, np.nan)
     visible = job.points.select(static).visible.sum(1)
     solved = visible >= _LEAST_SEEN
@@ -407,8 +489,7 @@ def _moved(job: _Job, moving: _Moving) -> CameraSolve:
         notes.append("The camera's path tells the focal length only roughly. Give it if you know it.")
     if not solved.all():
         notes.append(f"{int((~solved).sum())} frames show too few points; their cameras were interpolated.")
-    name, pixels, rows, keys = moving.alone
-    notes.append(f"Begun from COLMAP's {name} mapper: {rows} of {keys} keyframes, {pixels:.2f} px.")
+    notes.append(f"Begun from {moving.begun}.")
     straight = None
     if whole.k1:
         f = np.broadcast_to(whole.f[:, None], job.points.visible.shape)

@@ -60,9 +60,7 @@ def solve_keyframes(
     """
     with tempfile.TemporaryDirectory(prefix="retake-colmap-") as place:
         folder = Path(place)
-        np.savez(
-            folder / "tracks.npz", uv=uv, size=np.array(size), focal=focal, focal_known=focal_known, zoom=zoom
-        )
+        np.savez(folder / "tracks.npz", uv=uv, size=np.array(size), focal=focal, focal_known=focal_known, zoom=zoom)
         running = {mapper: _start(folder, mapper) for mapper in mappers}
         try:
             end = time.monotonic() + patience
@@ -97,9 +95,7 @@ def _start(folder: Path, mapper: str) -> subprocess.Popen[bytes]:
 def _read(folder: Path, mapper: str) -> Mapped | None:
     try:
         with np.load(folder / f"{mapper}.npz", allow_pickle=False) as data:
-            return Mapped(
-                mapper, data["frames"], data["c2w"], data["focal"], float(data["error"]), int(data["points"])
-            )
+            return Mapped(mapper, data["frames"], data["c2w"], data["focal"], float(data["error"]), int(data["points"]))
     except (OSError, ValueError, KeyError):
         return None
 
@@ -158,7 +154,7 @@ def _write_database(
     options.ransac.random_seed = _SEED
     options.ransac.max_num_trials = 1000
     with pycolmap.Database.open(str(path)) as database:
-        cameras = []
+        cameras: list[Any] = []
         for _ in range(len(uv) if zoom else 1):
             camera = pycolmap.Camera.create_from_model_name(
                 len(cameras) + 1, "SIMPLE_PINHOLE", focal, int(size[0]), int(size[1])

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .poses import Adjusted, Array, Bundle, FocalUnknown, Observations, adjust
+from .poses import Adjusted, Array, Bundle, FocalUnknown, Observations, adjust, medians
 from .stages import PointTracks
 
 _CELLS = 12  # cells of the grid across the longer side, for "spread over the picture"
@@ -124,9 +124,7 @@ def agreement(points: PointTracks, check: Callable[[], None]) -> tuple[Array, Ar
 def _epipolar(step: Step) -> NDArray[np.bool_] | None:
     cv2.setRNGSeed(_SEED)
     try:
-        _, inliers = cv2.findFundamentalMat(
-            step.before, step.after, cv2.USAC_MAGSAC, step.tolerance, 0.999, 2000
-        )
+        _, inliers = cv2.findFundamentalMat(step.before, step.after, cv2.USAC_MAGSAC, step.tolerance, 0.999, 2000)
     except cv2.error:
         return None
     return None if inliers is None else inliers.ravel() > 0
@@ -195,57 +193,78 @@ def turn(
     chosen = PointTracks(chosen.uv[frames], chosen.visible[frames], chosen.confidence[frames])
     guesses = [focal] if focal else [guess * share for share in (0.6, 1.0, 1.6, 2.8)]
     seen = Observations.of(chosen)
-    best: Adjusted | None = None
-    for value in guesses:
-        chain = _chain(chosen, size, value)
-        if chain is None:
-            return None
-        quick = adjust(chain, seen, positions=False, scale=3.0, iterations=5, check=check)
-        if best is None or quick.cost < best.cost:
-            best = quick
-    assert best is not None
+    unknown: FocalUnknown = "fixed" if focal else "shared"
+    hint = None if focal else guess
+    best = _best_chain(chosen, seen, size, guesses, None, check)
+    if best is None:
+        return None
     if np.median(best.bundle.errors(seen)) < 6.0:
-        unknown: FocalUnknown = "fixed" if focal else "shared"
-        hint = None if focal else guess
-        best = adjust(best.bundle, seen, positions=False, focal=unknown, guess=hint, iterations=20, check=check)
+        best = adjust(best.bundle, seen, positions=False, focal=unknown, guess=hint, times=frames, check=check)
     zooms = False
-    if np.median(best.bundle.errors(seen)) < 12.0 and len(frames) >= 4:
-        curve = adjust(best.bundle, seen, positions=False, focal="curve", guess=guess, iterations=30, check=check)
-        if np.ptp(np.log(curve.bundle.f)) > 0.03 and curve.cost < 0.7 * best.cost:
-            best, zooms = curve, True
+    ratio = _zoom(chosen)
+    if np.ptp(np.log(ratio)) > 0.02 and len(frames) >= 4:
+        start = _best_chain(chosen, seen, size, guesses, ratio / np.median(ratio), check)
+        if start is not None and np.median(start.bundle.errors(seen)) < 12.0:
+            curve = adjust(start.bundle, seen, positions=False, focal="curve", guess=guess, times=frames, check=check)
+            if np.ptp(np.log(curve.bundle.f)) > 0.03 and curve.cost < 0.7 * best.cost:
+                best, zooms = curve, True
     error = best.bundle.errors(seen)
     typical = medians(error, seen)
     return Turn(best, used, float(np.mean(typical < 1.5)), float(np.median(typical)), zooms)
 
 
-def medians(values: Array, seen: Observations) -> Array:
-    """(N,) median of the values (M,) of every point's sightings; inf where it has none."""
-    order = np.lexsort((values, seen.point))
-    count = np.bincount(seen.point, minlength=seen.points)
-    start = np.cumsum(count) - count
-    out = np.full(seen.points, np.inf)
-    some = count > 0
-    out[some] = values[order[(start + count // 2)[some]]]
-    return out
+def _best_chain(
+    points: PointTracks,
+    seen: Observations,
+    size: tuple[int, int],
+    guesses: list[float],
+    ratio: Array | None,
+    check: Callable[[], None],
+) -> Adjusted | None:
+    """The best of the chains for some focal lengths, after a few iterations."""
+    best: Adjusted | None = None
+    for value in guesses:
+        chain = _chain(points, size, value, ratio)
+        if chain is None:
+            return None
+        quick = adjust(chain, seen, positions=False, scale=3.0, smooth=0, iterations=5, check=check)
+        if best is None or quick.cost < best.cost:
+            best = quick
+    return best
 
 
-def _chain(points: PointTracks, size: tuple[int, int], focal: float) -> Bundle | None:
-    """Rotations from frame to frame for one focal length, and the directions of the points."""
+def _zoom(points: PointTracks) -> Array:
+    """(T,) how much larger the picture has become up to each frame."""
+    ratio = np.ones(points.frame_count)
+    for t in range(1, points.frame_count):
+        step = step_between(points, t - 1, t)
+        cv2.setRNGSeed(_SEED)
+        H = None
+        if len(step.index) >= 6:
+            H, _ = cv2.estimateAffinePartial2D(step.before, step.after, ransacReprojThreshold=4 * step.tolerance)
+        ratio[t] = ratio[t - 1] * (1.0 if H is None else float(np.hypot(H[0, 0], H[1, 0])))
+    return ratio
+
+
+def _chain(points: PointTracks, size: tuple[int, int], focal: float, ratio: Array | None = None) -> Bundle | None:
+    """Rotations from frame to frame for one focal length (times ratio (T,)), and the directions of the points."""
     centre = (size[0] / 2, size[1] / 2)
+    f = np.full(points.frame_count, focal) if ratio is None else focal * ratio
     R = [np.eye(3)]
     for t in range(1, points.frame_count):
         step = step_between(points, t - 1, t)
         if len(step.index) < 6:
             return None
-        R.append(_rotation(_rays(step.before, focal, centre), _rays(step.after, focal, centre), 2.0 / focal) @ R[-1])
+        turned = _rotation(_rays(step.before, f[t - 1], centre), _rays(step.after, f[t], centre), 2.0 / focal)
+        R.append(turned @ R[-1])
     frames = np.array(R)
-    bundle = Bundle(frames, np.zeros((len(R), 3)), np.full(len(R), focal), np.zeros((len(points), 3)), centre)
+    bundle = Bundle(frames, np.zeros((len(R), 3)), f, np.zeros((len(points), 3)), centre)
     first = points.visible.argmax(0)
-    rays = _rays(points.uv[first, np.arange(len(points))].astype(np.float64), focal, centre)
+    rays = _rays(points.uv[first, np.arange(len(points))].astype(np.float64), f[first, None], centre)
     return replace(bundle, X=np.einsum("nji,nj->ni", frames[first], rays))
 
 
-def _rays(uv: Array, focal: float, centre: tuple[float, float]) -> Array:
+def _rays(uv: Array, focal: float | Array, centre: tuple[float, float]) -> Array:
     rays = np.concatenate([(uv - np.array(centre)) / focal, np.ones((len(uv), 1))], 1)
     unit: Array = rays / np.linalg.norm(rays, axis=1, keepdims=True)
     return unit

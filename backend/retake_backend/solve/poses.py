@@ -25,10 +25,9 @@ Array = NDArray[np.float64]
 FocalUnknown = Literal["fixed", "shared", "curve"]
 """fixed: as it is. shared: one for all frames. curve: a smooth curve over time (a zoom)."""
 
-KNOT_SPACING = 6
-"""Frames between the knots of a focal curve."""
-
 _GUESS_WEIGHT = 80.0  # px^2: errors of followed points of about 3 px in common, against a factor of 1.4
+_PAIRS = ((0, 1), (0, 0.5), (0.5, 1), (0.15, 0.85), (0.3, 0.7), (0.1, 0.6), (0.4, 0.9))  # of a point's rays, in time
+_TURNS = 5  # of weighing a point's rays anew
 _LOST = 30.0  # px, the residual of a point behind the camera
 _NEAR = 1e-3  # of the distance between points and cameras: nearer counts as behind
 
@@ -116,7 +115,6 @@ class Adjusted:
 
     bundle: Bundle
     cost: float
-    iterations: int
     focal_error: float = float("nan")
 
 
@@ -130,6 +128,7 @@ def adjust(
     focal: FocalUnknown = "fixed",
     lens: bool = False,
     guess: float | None = None,
+    times: NDArray[Any] | None = None,
     smooth: float = 0.01,
     scale: float = 1.0,
     iterations: int = 30,
@@ -139,17 +138,17 @@ def adjust(
     """Move the chosen unknowns to where the points are seen.
 
     guess: px, a focal length that is likely where the points tell none (within a factor of 1.4); None for no opinion.
+    times: (T,) frame numbers of the cameras where they are not evenly spaced.
     smooth: weight of the second differences of the path, as a share of the weight of a frame's points: too weak to
     move a camera that its points hold, enough to carry it through frames with few. scale: px, where the loss (Cauchy)
     begins to forget a sighting. tolerance: stop when a step gains less than this share of the cost. check: called in
     every iteration; may raise.
     """
     unknowns = _Unknowns(len(bundle.R), positions, rotations, focal, lens)
-    smoothness = _Smoothness(bundle, seen, unknowns, smooth, guess)
+    smoothness = _Smoothness(bundle, seen, unknowns, smooth, guess, times)
     damping = 1e-4
     cost = _cost(bundle, seen, scale) + smoothness.cost(bundle)
-    done = 0
-    for done in range(1, iterations + 1):
+    for _ in range(iterations):
         check()
         system = _System.build(bundle, seen, scale, unknowns, points, smoothness)
         better = False
@@ -172,40 +171,74 @@ def adjust(
     if focal != "fixed":
         system = _System.build(bundle, seen, scale, unknowns, points, smoothness)
         error = system.standard_error(unknowns.focal_columns) * float(np.sqrt(cost / max(2 * len(seen), 1)))
-    return Adjusted(bundle, cost, done, error)
+    return Adjusted(bundle, cost, error)
 
 
 def triangulate(bundle: Bundle, seen: Observations, sharp: float = 1.0) -> tuple[Array, Array]:
     """Points from fixed cameras: X (N, 3), nan where rays do not meet, and the largest angle of parallax (N,) degrees.
 
-    Linear over all rays of a point, weighed anew three times so that single wrong sightings do not count; `sharp` px
-    is where they begin not to.
+    Linear over all rays of a point, weighed anew so that single wrong sightings do not count; `sharp` px is where they
+    begin not to.
     """
     rays = rays_of(bundle, seen)
     origin = bundle.c[seen.frame]
-    weight = seen.weight.copy()
     X = np.full((seen.points, 3), np.nan)
-    count = np.bincount(seen.point, minlength=seen.points)
+    good = np.bincount(seen.point, minlength=seen.points) >= 2
+    weight = _weights(bundle, seen, _from_two(bundle, seen, rays), sharp)
     across = np.eye(3) - rays[:, :, None] * rays[:, None, :]
-    for turn in range(4):
+    for turn in range(_TURNS):
         A = _sum_by(seen.point, weight[:, None, None] * across, seen.points)
         b = _sum_by(seen.point, weight[:, None] * np.einsum("mij,mj->mi", across, origin), seen.points)
-        trace = np.trace(A, axis1=1, axis2=2)
-        A += 1e-10 * np.maximum(trace, 1e-12)[:, None, None] * np.eye(3)
-        good = (count >= 2) & (trace > 0)
+        A += np.maximum(1e-10 * np.trace(A, axis1=1, axis2=2), 1e-30)[:, None, None] * np.eye(3)
         X[good] = np.linalg.solve(A[good], b[good][..., None])[..., 0]
-        X[~good] = np.nan
-        if turn == 3:
+        if turn == _TURNS - 1:
             break
-        with np.errstate(invalid="ignore"):
-            offset = X[seen.point] - origin
-            distance = np.linalg.norm(offset, axis=1)
-            weight = seen.weight / np.maximum(distance, 1e-9) ** 2
-            if turn:
-                error = replace(bundle, X=X).errors(seen)
-                weight = weight / (1 + (error / sharp) ** 2)
-            weight = np.nan_to_num(weight)
+        weight = _weights(bundle, seen, np.nan_to_num(X), sharp)
     return X, parallax(rays, seen)
+
+
+def _weights(bundle: Bundle, seen: Observations, X: Array, sharp: float) -> Array:
+    """(M,) of the rays to points X: per px of error, less for those that are far off for their point."""
+    distance = np.linalg.norm(X[seen.point] - bundle.c[seen.frame], axis=1)
+    error = replace(bundle, X=X).errors(seen)
+    around = np.maximum(medians(error, seen), sharp)[seen.point]
+    weight: Array = seen.weight / np.maximum(distance, 1e-9) ** 2 / (1 + (error / around) ** 2) ** 2
+    return weight
+
+
+def _from_two(bundle: Bundle, seen: Observations, rays: Array) -> Array:
+    """(N, 3) points from two of their rays each: those two of some that most other rays agree with."""
+    order = np.lexsort((seen.frame, seen.point))
+    count = np.bincount(seen.point, minlength=seen.points)
+    first = np.cumsum(count) - count
+    best, X = np.full(seen.points, np.inf), np.zeros((seen.points, 3))
+    some = np.flatnonzero(count >= 2)
+    if not len(some):
+        return X
+    for early, late in _PAIRS:
+        a, b = (order[first[some] + np.round(at * (count[some] - 1)).astype(int)] for at in (early, late))
+        d, e = rays[a], rays[b]
+        offset = bundle.c[seen.frame[b]] - bundle.c[seen.frame[a]]
+        cosine = np.sum(d * e, 1)
+        along = np.sum(offset * d, 1) - cosine * np.sum(offset * e, 1)
+        far = along / np.maximum(1 - cosine**2, 1e-12)
+        guess = X.copy()
+        guess[some] = bundle.c[seen.frame[a]] + far[:, None] * d
+        error = medians(replace(bundle, X=guess).errors(seen), seen)
+        better = error < best
+        best[better], X[better] = error[better], guess[better]
+    return X
+
+
+def medians(values: Array, seen: Observations) -> Array:
+    """(N,) median of the values (M,) of every point's sightings; inf where it has none."""
+    order = np.lexsort((values, seen.point))
+    count = np.bincount(seen.point, minlength=seen.points)
+    start = np.cumsum(count) - count
+    out = np.full(seen.points, np.inf)
+    some = count > 0
+    out[some] = values[order[(start + count // 2)[some]]]
+    return out
 
 
 def rays_of(bundle: Bundle, seen: Observations) -> Array:
@@ -262,8 +295,8 @@ def skew(v: Array) -> Array:
 
 
 def focal_curve(frames: int) -> Array:
-    """(T, P) linear basis of a curve over the frames with a knot every KNOT_SPACING frames."""
-    knots = max(2, round((frames - 1) / KNOT_SPACING) + 1)
+    """(T, P) linear basis of a curve over the frames: a knot every other frame of few, every tenth of many."""
+    knots = min(max(2, frames // 2), 8 + frames // 12)
     at = np.linspace(0, knots - 1, frames)
     weights: Array = np.clip(1 - np.abs(at[:, None] - np.arange(knots)), 0, 1)
     return weights
@@ -323,7 +356,15 @@ class _Unknowns:
 class _Smoothness:
     """Second differences of rotation, position and focal length, in px, weighed as a share of a frame's points."""
 
-    def __init__(self, bundle: Bundle, seen: Observations, unknowns: _Unknowns, smooth: float, guess: float | None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        seen: Observations,
+        unknowns: _Unknowns,
+        smooth: float,
+        guess: float | None,
+        times: NDArray[Any] | None,
+    ) -> None:
         frames = len(bundle.R)
         self._guess, self._focal_columns = guess, unknowns.focal_columns
         self._weight = smooth * float(seen.weight.sum()) / max(frames, 1)
@@ -339,7 +380,9 @@ class _Smoothness:
         self._px[6] = 2 * bundle.centre[0]
         self._frames = frames
         if self._active:
-            second = sparse.diags([1.0, -2.0, 1.0], [0, 1, 2], shape=(frames - 2, frames))
+            self._pace = np.ones(frames - 1) if times is None else np.diff(times) / np.diff(times).mean()
+            first = sparse.diags([-1 / self._pace, 1 / self._pace], [0, 1], shape=(frames - 1, frames))
+            second = sparse.diags([-1.0, 1.0], [0, 1], shape=(frames - 2, frames - 1)) @ first
             rows = sparse.kron(second, sparse.diags(self._px))
             self._J = (rows @ unknowns.spread).tocsr()
             gauge = np.zeros((frames, 8))
@@ -351,10 +394,9 @@ class _Smoothness:
         """(T - 2, 8) px."""
         out = np.zeros((self._frames - 2, 8))
         step = bundle.R[1:] @ np.swapaxes(bundle.R[:-1], 1, 2)
-        twist = _log(step)
-        out[:, :3] = twist[1:] - twist[:-1]
+        out[:, :3] = np.diff(_log(step) / self._pace[:, None], axis=0)
         for first, values in ((3, bundle.c), (6, np.log(bundle.f)[:, None])):
-            out[:, first : first + values.shape[1]] = values[2:] - 2 * values[1:-1] + values[:-2]
+            out[:, first : first + values.shape[1]] = np.diff(np.diff(values, axis=0) / self._pace[:, None], axis=0)
         return out * self._px
 
     def cost(self, bundle: Bundle) -> float:
@@ -418,9 +460,7 @@ class _System:
         square = np.sum(xy**2, 1)
         radial = 1 + bundle.k1 * square
         # d uv / d xy, then d xy / d x
-        A = f[:, None, None] * (
-            radial[:, None, None] * np.eye(2) + 2 * bundle.k1 * xy[:, :, None] * xy[:, None, :]
-        )
+        A = f[:, None, None] * (radial[:, None, None] * np.eye(2) + 2 * bundle.k1 * xy[:, :, None] * xy[:, None, :])
         D = np.zeros((M, 2, 3))
         D[:, 0, 0] = D[:, 1, 1] = 1 / z
         D[:, :, 2] = -xy / z[:, None]
@@ -459,7 +499,7 @@ class _System:
         diagonal = np.einsum("nii->ni", V)
         floor = 1e-9 * diagonal.max(1, keepdims=True) + 1e-12
         diagonal += damping * diagonal + floor
-        inverse: Array = np.linalg.inv(V)
+        inverse: Array = np.asarray(np.linalg.inv(V), np.float64)
         return inverse
 
     def solve(self, damping: float) -> tuple[Array, Array | None] | None:
@@ -473,7 +513,7 @@ class _System:
         if self.W is None:
             return np.zeros(0), at
         N = len(inverse)
-        WV = np.einsum("pni,nij->pnj", self.W.reshape(-1, N, 3), inverse, optimize=True).reshape(-1, 3 * N)
+        WV: Any = np.einsum("pni,nij->pnj", self.W.reshape(-1, N, 3), inverse, optimize=True).reshape(-1, 3 * N)
         step = _solve(U - WV @ self.W.T, self.g - WV @ self.h.ravel())
         if step is None:
             return None
@@ -482,12 +522,12 @@ class _System:
 
     def standard_error(self, columns: NDArray[np.int64]) -> float:
         """Mean standard error of some of the free unknowns, for residuals of one px."""
-        S = self.U
+        S: Any = self.U
         if self.W is not None:
             inverse = self._points_damped(1e-9)
             N = len(inverse)
-            WV = np.einsum("pni,nij->pnj", self.W.reshape(-1, N, 3), inverse, optimize=True).reshape(-1, 3 * N)
-            S = S - WV @ self.W.T
+            WV: Any = np.einsum("pni,nij->pnj", self.W.reshape(-1, N, 3), inverse, optimize=True).reshape(-1, 3 * N)
+            S = np.asarray(S - WV @ self.W.T, np.float64)
         # a grain on the diagonal for what no sighting can tell: where the world lies and how large it is
         S = S + 1e-9 * np.diag(np.maximum(np.diag(self.U), 1e-9))
         unit = np.zeros((len(S), len(columns)))
