@@ -7,7 +7,7 @@ keyframes and the points that agree with the picture's main motion. Then all fra
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -112,6 +112,7 @@ class _Job:
     size: tuple[int, int]
     focal: Focal | None
     report: Report
+    _step: list[int] = field(default_factory=lambda: [0])
 
     @classmethod
     def of(
@@ -149,13 +150,12 @@ class _Job:
         return self.size[0] / 2, self.size[1] / 2
 
     def at(self, step: int) -> None:
-        self.report(Progress("solving cameras", step, _STEPS))
+        self._step[0] = step
+        self.check()
 
     def check(self) -> None:
         """Raises Cancelled when the user wants the work to stop."""
-        self.report(Progress("solving cameras", self._last, _STEPS))
-
-    _last: int = 0
+        self.report(Progress("solving cameras", self._step[0], _STEPS))
 
     def all_points(self, values: NDArray, empty: float | bool) -> NDArray:
         """Values of the points that take part (last axis, or first of (n, 3)) for all points."""
@@ -332,7 +332,7 @@ def _from_mapper(
     posed = _resected(posed, known)
     X, _ = triangulate(posed, seen)
     posed = replace(posed, X=np.nan_to_num(X))
-    seen = seen.only(np.isfinite(X[seen.point]).all(1))
+    seen = seen.only(~np.isnan(X[seen.point, 0]))
     seen = seen.only(posed.errors(seen) < 25)
     words = f"COLMAP's {mapped.mapper} mapper: {len(mapped.rows)} of {len(keys)} keyframes, {mapped.error:.2f} px"
     return _adjusted(job, posed, seen, frames, used, zoom, words)

@@ -541,7 +541,9 @@ class _System:
 
 def _solve(S: Array, g: Array) -> Array | None:
     try:
-        step: Array = np.linalg.solve(S, g)  # numpy's: scipy's library would fight with it for the processor
+        step: Array = np.asarray(
+            np.linalg.solve(S, g), np.float64
+        )  # numpy's: scipy's library would fight with it for the processor
     except np.linalg.LinAlgError:
         return None
     return step if np.isfinite(step).all() else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from retake_backend.engines.base import Progress
 from retake_backend.solve.cameras import solve_cameras
 from retake_backend.solve.colmap_process import solve_keyframes
 from retake_backend.solve.stages import CameraSolve, Focal, PointTracks
-from retake_shared import geometry
+from retake_shared import archive, geometry
 from retake_shared.errors import BadShot, Cancelled
 
 SIZE = (640, 360)
@@ -40,7 +41,8 @@ def turned(yaw: NDArray[np.float64], pitch: NDArray[np.float64]) -> NDArray[np.f
     zero, one = np.zeros_like(yaw), np.ones_like(yaw)
     Ry = np.stack([np.stack([cy, zero, sy], -1), np.stack([zero, one, zero], -1), np.stack([-sy, zero, cy], -1)], -2)
     Rx = np.stack([np.stack([one, zero, zero], -1), np.stack([zero, cp, -sp], -1), np.stack([zero, sp, cp], -1)], -2)
-    return Ry @ Rx
+    pose: NDArray[np.float64] = Ry @ Rx
+    return pose
 
 
 def film(
@@ -201,6 +203,20 @@ def test_dolly() -> None:
     true = np.diff(scene.c2w[:, :3, 3], 2, axis=0)
     scale = np.linalg.norm(scene.c2w[-1, :3, 3]) / np.linalg.norm(np.subtract(*solve.cameras.c2w[[-1, 0], :3, 3]))
     assert np.linalg.norm(step, axis=1).mean() * scale < np.linalg.norm(true, axis=1).mean() + 0.01  # no jitter
+
+
+def test_sample_shot() -> None:
+    truth = archive.load_solve(Path(__file__).parents[3] / "shared/sample_shot/walk.solve.npz")
+    cameras = truth.cameras.resized(672, 384)
+    uv, _ = cameras.project(truth.tracks.positions)
+    visible = truth.tracks.visibility & np.isfinite(uv).all(-1)
+    uv = uv + np.random.default_rng(0).normal(size=uv.shape) * 0.3
+    points = PointTracks(np.where(visible[..., None], uv, np.nan), visible, visible.astype(np.float32))
+    solve = solve_cameras(points, (672, 384), None, None, quiet)
+    position, angle = errors(solve.cameras.c2w, cameras.c2w)
+    assert position < 0.3
+    assert angle < 0.3
+    assert solve.cameras.K[0, 0, 0] == pytest.approx(cameras.K[0, 0, 0], rel=0.02)
 
 
 def test_zoom_while_moving() -> None:
