@@ -72,3 +72,26 @@ def test_the_engines_panels_in_its_window(window, sample_shot: Path, tmp_path: P
     assert "random" in told["notes"]
     assert max(told["longest hold of the window, ms"].values()) < HELD_AT_MOST, told
     assert len(list(tmp_path.glob("*.png"))) >= 14
+
+
+def test_solving_footage_in_its_window(window, sample_shot: Path, tmp_path: Path) -> None:
+    """The first second of the sample shot, small: refused, begun, cancelled, gone on with, imported, slid in depth."""
+    import cv2
+    from retake_backend.footage import FootageReader, write_video
+
+    with FootageReader(sample_shot / "walk.mp4") as reader:
+        small = (cv2.resize(reader.frame(index), (336, 192), interpolation=cv2.INTER_AREA) for index in range(24))
+        write_video(tmp_path / "small.mp4", small, reader.footage.fps)
+    command = [*window, "--python", SCRIPTS / "real_solve.py", "--", "--footage", tmp_path / "small.mp4"]
+    done = subprocess.run(
+        [str(word) for word in [*command, "--out", tmp_path]], cwd=SCRIPTS.parents[1],
+        env={**os.environ, "RETAKE_HOME": str(tmp_path / "home")}, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=400, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    told = json.loads((tmp_path / "solve.json").read_text())
+    assert told["frames"] == 24
+    assert "3 frames" in told["refused"]
+    assert told["seconds to start"] < 0.2
+    assert max(told["longest hold of the window, ms"].values()) < HELD_AT_MOST, told
+    assert len(list(tmp_path.glob("*.png"))) >= 11
