@@ -323,15 +323,20 @@ def retake(footage: Path, out: Path) -> int:
     return 0
 
 
-def table(names: Sequence[str], methods: Sequence[str], work: Path, again: bool = False) -> dict[str, Any]:
-    """{scene: {method: measures}}; each is printed as it comes."""
+def table(
+    names: Sequence[str], methods: Sequence[str], work: Path, again: bool = False, kept: bool = False
+) -> dict[str, Any]:
+    """{scene: {method: measures}}; each is printed as it comes. kept: only what was run before."""
     rows: dict[str, Any] = {}
     for name in names:
-        scene = truth(name)
         folder = work / name
+        there = [m for m in methods if not kept or any(folder.glob(f"{m}.*"))]
+        if not there:
+            continue
+        scene = truth(name)
         prepare(scene, folder)
         rows[name] = {"what": scene.what, "kind": scene.kind, "frames": scene.count}
-        for method in methods:
+        for method in there:
             row = score(scene, run(method, scene, folder, again))
             rows[name][method] = row
             print(f"{name:16} {LABELS[method]:16} {_line(row)}", file=sys.stderr, flush=True)
@@ -364,11 +369,12 @@ _MEASURES = {
 def summary(rows: dict[str, Any], methods: Sequence[str]) -> dict[str, Any]:
     """Of each method: scenes solved, and the medians of its measures over scenes that ALL methods solved, and over all
     that it solved."""
-    common = [name for name, row in rows.items() if all(row[m]["solved"] for m in methods)]
+    common = [name for name, row in rows.items() if all(m in row and row[m]["solved"] for m in methods)]
     totals: dict[str, Any] = {"common": common}
     for method in methods:
-        own = [name for name, row in rows.items() if row[method]["solved"]]
-        totals[method] = {"solved": len(own), "scenes": len(rows)}
+        run_on = [name for name, row in rows.items() if method in row]
+        own = [name for name in run_on if rows[name][method]["solved"]]
+        totals[method] = {"solved": len(own), "scenes": len(run_on)}
         for key in _MEASURES:
             for label, chosen in (("own", own), ("common", common)):
                 if key in ("points_depth", "dense_depth"):  # from a camera that stands still it can only be guessed
@@ -390,7 +396,7 @@ def markdown(rows: dict[str, Any], methods: Sequence[str]) -> str:
         f"solved ({len(totals['common'])} of {len(rows)}), in brackets over all that the method solved.", "",
         "| | " + " | ".join(LABELS[m] for m in methods) + " |",
         "|---|" + "---|" * len(methods),
-        "| scenes solved | " + " | ".join(f"{totals[m]['solved']} of {len(rows)}" for m in methods) + " |",
+        "| scenes solved | " + " | ".join(f"{totals[m]['solved']} of {totals[m]['scenes']}" for m in methods) + " |",
     ]  # fmt: skip
     for key, (label, form) in _MEASURES.items():
         cells = [f"{_cell(totals[m][f'{key}_common'], form)} ({_cell(totals[m][f'{key}_own'], form)})" for m in methods]
@@ -400,7 +406,7 @@ def markdown(rows: dict[str, Any], methods: Sequence[str]) -> str:
         "|---|---|---|" + "---|" * (len(_MEASURES) + 1),
     ]  # fmt: skip
     for name, row in rows.items():
-        for method in methods:
+        for method in (m for m in methods if m in row):
             got = row[method]
             cells = [_cell(got[key], form) for key, (_, form) in _MEASURES.items()]
             remarks = "; ".join(part for part in (got["why"], got["note"], _objects(got)) if part).replace("|", "/")
@@ -409,7 +415,7 @@ def markdown(rows: dict[str, Any], methods: Sequence[str]) -> str:
     if "retake" in methods:
         lines += ["", "Seconds of Retake's stages, and their shares:", ""]
         stages: dict[str, list[float]] = {}
-        for row in rows.values():
+        for row in (row for row in rows.values() if "retake" in row):
             for stage, seconds in row["retake"]["stages"].items():
                 stages.setdefault(stage, []).append(seconds)
         total = sum(np.mean(values) for values in stages.values())
@@ -464,11 +470,12 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "retake-solve-benchmark")
     parser.add_argument("--out", type=Path, help="the table as Markdown; as JSON beside it")
     parser.add_argument("--again", action="store_true", help="run methods again that ran before")
+    parser.add_argument("--kept", action="store_true", help="run nothing: the table of what ran before")
     options = parser.parse_args()
     unknown = set(options.scenes) - set(NAMES)
     if unknown:
         parser.error(f"no scene is named {', '.join(sorted(unknown))}")
-    rows = table(options.scenes or NAMES, options.methods, options.work, options.again)
+    rows = table(options.scenes or NAMES, options.methods, options.work, options.again, options.kept)
     text = markdown(rows, options.methods)
     print(text)
     if options.out:
