@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import pickletools
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
@@ -147,6 +148,8 @@ class _Reader:
             if not isinstance(function, _Known) or not isinstance(arguments, tuple):
                 raise BadFile("calls what is no function.", self._where, _REFUSED)
             stack.append(function.make(self, *arguments))
+        elif name == "BUILD" and isinstance(stack[-1], dict) and isinstance(stack[-2], OrderedDict):
+            stack.pop()  # what a state_dict tells of itself, beside its entries; not wanted
         elif name not in ("PROTO", "FRAME"):
             raise BadFile(f"has a program with the instruction {name}.", self._where, _REFUSED)
 
@@ -242,7 +245,7 @@ def _parameter(reader: _Reader, data: Any, *_: Any) -> Any:
 def _ordered(reader: _Reader, *arguments: Any) -> dict[Any, Any]:
     if arguments:
         raise BadFile("makes a dictionary of something.", reader._where, _REFUSED)
-    return {}
+    return OrderedDict()
 
 
 def _encoded(reader: _Reader, text: Any, encoding: Any = "") -> bytes:

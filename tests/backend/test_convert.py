@@ -157,6 +157,7 @@ def rewritten(path: Path, program: bytes) -> Path:
         (b"\x80\x02ctorch\nload\n.", r"torch\.load"),
         (b"\x80\x02(iposix\nsystem\n.", "INST"),
         (b"\x80\x02}}b.", "BUILD"),
+        (b"\x80\x02ccollections\nOrderedDict\n)RK\x01b.", "BUILD"),
         (b"\x80\x02}]R.", "no function"),
         (b"\x80\x02]}R.", "no function"),
         (b"\x80\x02ctorch\nFloatStorage\n.", "does not end with a value"),
