@@ -54,10 +54,11 @@ does the name of an earlier duplicate; then either "remove": true, or, in this o
                         offset: frames by which it lags behind (negative: runs ahead); speed: a factor; reverse: true;
                         freeze: it stands still as at this frame. Where the footage has nothing, its first or last
                         moment is held
-    "keys": [{"frame", "translate", "rotate", "scale"}], "ease", "about"
+    "keys": [{"frame", "translate", "rotate", "scale", "depth"}], "ease", "about"
                         added to the object's own motion. It turns and grows about its centre at each frame ("about":
                         "centre", the default), or about where that was when it was first seen ("start"), which turns
-                        and scales its path as well
+                        and scales its path as well. "depth" (1: as it is) brings it nearer or farther along the
+                        view rays afterwards: the footage's camera sees it as before
 
 Keys need not be sorted. Between them values are eased ("ease", as above), outside they are held. What a key leaves
 out it does not key; what no key names stays as it was.
@@ -86,7 +87,7 @@ MAX_BYTES = 16 << 20
 
 _SETTINGS = ("engine", "prompt", "negative_prompt", "seed", "frames", "size", "options")
 _CAMERA_CHANNELS = {"translate": (0.0, 0.0, 0.0), "rotate": (0.0, 0.0, 0.0), "focal": 1.0}
-_OBJECT_CHANNELS = {"translate": (0.0, 0.0, 0.0), "rotate": (0.0, 0.0, 0.0), "scale": 1.0}
+_OBJECT_CHANNELS = {"translate": (0.0, 0.0, 0.0), "rotate": (0.0, 0.0, 0.0), "scale": 1.0, "depth": 1.0}
 
 
 def load(path: str | os.PathLike[str], solve: Solve) -> tuple[Edit, RenderSettings]:
@@ -259,6 +260,7 @@ def _edit_object(place: _Place, edit: Edit, item: Any) -> Edit:
             centre = np.broadcast_to(centre[first], centre.shape)
         translate, rotation = place.displacements(keyed["translate"]), place.rotations(keyed["rotate"])
         edit = object_moves.move(edit, number, translate, rotation, keyed["scale"], centre)
+        edit = object_moves.slide(place.solve, edit, number, keyed["depth"])
     return edit
 
 

@@ -60,6 +60,16 @@ def move(
     return replace(edit, positions=positions)
 
 
+def slide(solve: Solve, edit: Edit, number: int, depth: ArrayLike) -> Edit:
+    """Bring the object along the view rays of the footage's camera to depth (T,) times its own, frame by frame: that
+    camera sees it as before."""
+    factor = np.asarray(depth, np.float64)[:, None, None]
+    own, eye = tracks_of(edit, number), solve.cameras.c2w[:, None, :3, 3]
+    positions = edit.positions.copy()
+    positions[:, own] = np.where(factor == 1, positions[:, own], eye + factor * (positions[:, own] - eye))
+    return replace(edit, positions=positions)
+
+
 def retime(edit: Edit, number: int, shown: ArrayLike) -> Edit:
     """Show at frame t what the object does, so far in this edit, at frame shown[t]; see `retiming.retimed_frames`."""
     shown = np.asarray(shown, np.float64)

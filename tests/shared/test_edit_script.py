@@ -151,6 +151,18 @@ def test_about_start_turns_the_path_too(solve):
     np.testing.assert_allclose(edit.positions[:, own] - edit.positions[:1, own], path @ turn.T, atol=1e-9)
 
 
+def test_an_object_slides_along_the_view_rays(solve):
+    keys = [{"frame": 0, "depth": 1}, {"frame": 8, "depth": 2}]
+    edit = edited(solve, objects=[{"object": "ball", "keys": keys, "ease": "linear"}])
+    own = rows(edit, "ball")
+    before, near = solve.cameras.project(solve.tracks.positions[:, own])
+    after, far = solve.cameras.project(edit.positions[:, own])
+    np.testing.assert_allclose(after, before, atol=1e-6)
+    np.testing.assert_allclose(far / near, np.tile(np.linspace(1, 2, 9)[:, None], (1, len(own))), rtol=1e-9)
+    np.testing.assert_array_equal(edit.positions[0], solve.tracks.positions[0])
+    assert_only_changed(edit, solve, "ball")
+
+
 def test_scaling_an_object_that_stands_still_leaves_it_standing(solve):
     """As the camera travels other tracks of it come into view; its centre must not wander with them."""
     edit = edited(solve, objects=[{"object": "background", "keys": [{"frame": 0, "scale": 1.5}]}])
