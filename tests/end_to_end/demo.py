@@ -280,9 +280,11 @@ def sample_edit() -> dict:
 
 def edit_for(names: list[str]) -> dict:
     """An edit for any shot; names of its objects without the background."""
-    camera = [{"move": "orbit", "degrees": 12}, {"move": "push_in", "factor": 0.14}]
+    camera: list[dict] = [{"move": "orbit", "degrees": 12}, {"move": "push_in", "factor": 0.14}]
     objects = []
     if names:
+        for move in camera:  # about what is looked at: the middle of the shot may be far behind it
+            move["pivot"] = names[0]
         objects.append({"object": names[0], "keys": [{"frame": 0, "translate": [0.08, 0, 0]}]})
         objects.append({"object": names[1 % len(names)], "retime": {"offset": 8}})
     return {"camera": camera, "objects": objects}
