@@ -25,7 +25,7 @@ from .. import __version__, footage
 from ..engines.base import Progress, Report
 from ..footage import FootageReader, encode_png
 from ..weights.store import WeightStore
-from . import cameras, depth, footing, lift, look, masks, monocular, objects, points
+from . import cameras, depth, footing, lift, look, masks, monocular, objects, points, trackers
 from .kept import Kept, key
 from .report import SceneCuts, SolveReport, failed, judge
 from .stages import LONGER_SIDE, CameraSolve, DepthMaps, Focal, Gray, Lifted, ObjectGroups, PointTracks
@@ -52,7 +52,7 @@ class SolveSettings:
 
     focal_mm with sensor_mm (its longer side), or fov (degrees across), or neither: estimated. frames: (first, stop) of
     the footage, None for all. step: look at every step-th frame only, those between are interpolated. masks: a folder
-    of mask images (see `masks.read`), or None.
+    of mask images (see `masks.read`), or None. tracker: what follows the points, see `trackers.create`.
     """
 
     focal_mm: float | None = None
@@ -61,6 +61,7 @@ class SolveSettings:
     frames: tuple[int, int] | None = None
     step: int = 1
     masks: Path | None = None
+    tracker: str = trackers.DEFAULT
 
     def focal(self, size: tuple[int, int]) -> Focal | None:
         """For a picture of `size`. Raises BadShot when the values cannot be."""
@@ -107,6 +108,8 @@ class WorkingPictures:
             if len(self._kept) > self._most:
                 self._kept.popitem(last=False)
         return self._kept[index]
+
+    __getitem__ = __call__
 
     def grays(self, report: Report) -> list[Gray]:
         """All frames without colour."""
@@ -173,6 +176,8 @@ def solve_footage(
     )
     known = reader.footage
     notes = (*reader.notes, *lifted.notes)
+    if settings.tracker != trackers.DEFAULT:
+        notes = (*notes, f"The points were followed by {run.tracker.name} ({run.tracker.licence}).")
     if settings.step > 1:
         notes = (*notes, f"Every {settings.step}th frame was solved; those between are interpolated.")
     told = judge(
@@ -200,11 +205,12 @@ class _Run:
         self, reader: FootageReader, settings: SolveSettings, chosen: range, kept: Kept, report: Report
     ) -> None:
         self.kept, self.report, self.seconds = kept, report, dict[str, float]()
+        self.tracker = trackers.create(settings.tracker)
         self.pictures = WorkingPictures(reader, chosen)
         sha256 = reader.footage.sha256 or footage.sha256(reader.path)
         self.name = key(
-            sha256, [chosen.start, chosen.stop, chosen.step], list(self.pictures.size), SELECTED, points.VERSION,
-            footing.VERSION, _VERSION,
+            sha256, [chosen.start, chosen.stop, chosen.step], list(self.pictures.size), SELECTED,
+            [self.tracker.name, self.tracker.version()], footing.VERSION, _VERSION,
         )  # fmt: skip
         self.chosen, self.where = chosen, f"{reader.path.name}, frames {chosen.start} to {chosen[-1]}"
 
@@ -221,7 +227,8 @@ class _Run:
         if found := footing.cuts(frames):
             first = [self.chosen[t] for t in (0, *found)]
             raise SceneCuts(self.where, list(zip(first, [*first[1:], self.chosen[-1] + 1], strict=True)))
-        all_points = points.follow(frames, self.report)
+        own = self.tracker.name == trackers.DEFAULT
+        all_points = points.follow(frames, self.report) if own else self.tracker.follow(self.pictures, self.report)
         chosen = points.select(all_points, self.pictures.size, SELECTED)
         if len(chosen) < _FEWEST_POINTS:
             raise BadShot(

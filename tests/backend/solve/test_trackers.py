@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from retake_backend.cli import main
 from retake_backend.engines.base import Progress
+from retake_backend.footage import write_video
 from retake_backend.solve import plugins, trackers
 from retake_shared.errors import BadFile, Cancelled, RetakeError
 from safetensors.numpy import load_file
@@ -172,3 +174,15 @@ def test_a_file_that_would_run_code_is_not_converted(tmp_path: Path, capsys: pyt
     torch.save([1, 2], source)
     with pytest.raises(BadFile, match="holds no weights"):
         plugins.convert(source, target)
+
+
+def test_a_solve_is_told_which_tracker_to_use(wall: list, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The pan of the wall is solved from the points of the tracker from outside, and the report names it."""
+    video, out = tmp_path / "wall.mp4", tmp_path / "solve.npz"
+    write_video(video, wall[:16], 24)
+    assert main(["solve", str(video), "--out", str(out), "--tracker", "lk"]) == 0
+    report = out.with_suffix(".report.json").read_text()
+    assert "followed by lk (Apache-2.0 (OpenCV))" in report
+    capfd.readouterr()
+    assert main(["solve", str(video), "--out", str(out), "--tracker", "absent"]) != 0
+    assert "pip install absent" in capfd.readouterr().err
