@@ -24,6 +24,8 @@ from .messages import SolveEnded, SolveProgress
 from .solve_report import read_report
 
 RECORD = ".job.json"
+OPTIONS = ("--focal", "--sensor", "--fov", "--frames", "--step", "--masks")
+"""Of `retake solve` that a job may name, each with a value."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,13 @@ def read_record(path: Path) -> SolveJob:
         job = SolveJob(str(data["footage"]), str(data["out"]), tuple(map(str, data["words"])), bool(data["set_scene"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadFile(f"is no record of a solve ({error!r:.80}).", str(path), "Delete it.") from None
-    if job.record.name != path.name:
-        raise BadFile("is the record of another solve.", str(path), "Delete it.")
+    # It lies where anybody may have put it: it may ask for what the dialog can ask for, beside itself, and no more.
+    options = all(
+        word in OPTIONS and not value.startswith("-")
+        for word, value in zip(job.words[::2], job.words[1::2], strict=False)
+    )
+    if job.record.name != path.name or not Path(job.footage).is_absolute() or len(job.words) % 2 or not options:
+        raise BadFile("is no record of this solve.", str(path), "Delete it.")
     return SolveJob(job.footage, str(path.with_name(Path(job.out).name)), job.words, job.set_scene)
 
 

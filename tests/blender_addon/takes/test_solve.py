@@ -240,6 +240,28 @@ def test_a_damaged_report_is_no_report(clip, kept, blend):
     drawn()
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"words": ["--out", "/etc/passwd"]},
+        {"words": ["--fov"]},
+        {"words": ["--fov", "--out=/etc/passwd"]},
+        {"footage": "--help"},
+        {"out": "/elsewhere/other.solve.npz"},
+        {"words": 5},
+    ],
+)
+def test_a_strangers_record_asks_for_nothing_else(blend, damage):
+    record = {"footage": "/clips/a.mp4", "out": "/elsewhere/a.solve.npz", "words": ["--fov", "50"], "set_scene": True}
+    path = blend / "a.solve.job.json"
+    path.write_text(json.dumps(record))
+    solving.look_for_interrupted()
+    assert [job.out for job in solving.interrupted] == [str(blend / "a.solve.npz")]  # beside the record, if moved
+    path.write_text(json.dumps(record | damage))
+    solving.look_for_interrupted()
+    assert solving.interrupted == []
+
+
 def test_progress_never_runs_backwards():
     job = SolveJob("/clip.mp4", "/clip.solve.npz")
     solving.current = solving.Solving(job)
