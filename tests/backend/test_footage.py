@@ -249,3 +249,99 @@ def test_a_colon_in_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     make_video(tmp_path / "clip.mp4").rename(tmp_path / "take:12.mp4")
     monkeypatch.chdir(tmp_path)
     assert probe("take:12.mp4").frames == FRAMES
+
+
+def make_lossless(path: Path, pix_fmt: str, pictures: list[np.ndarray], source: str = "rgb24") -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=24)
+        stream.height, stream.width = pictures[0].shape[:2]
+        stream.pix_fmt = pix_fmt
+        for index, rgb in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(rgb, format=source).reformat(format=pix_fmt)
+            frame.pts = index
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p10le", "yuv422p10le", "yuv444p12le", "gbrp10le"])
+def test_more_than_eight_bits_come_out_as_eight(tmp_path: Path, pix_fmt: str) -> None:
+    path = make_lossless(tmp_path / "deep.mkv", pix_fmt, [picture(i) for i in range(5)])
+    with FootageReader(path) as reader:
+        assert [number(p) for p in reader.frames()] == list(range(5))
+        assert reader.frame(3).dtype == np.uint8
+        assert np.abs(reader.frame(3).astype(int) - picture(3)).mean() < 3
+
+
+def test_alpha_is_left_out_and_the_colours_under_it_stay(tmp_path: Path) -> None:
+    clear = [np.dstack([picture(i), np.full((64, 96), 40, np.uint8)]) for i in range(4)]
+    with FootageReader(make_lossless(tmp_path / "alpha.mkv", "bgra", clear, "rgba")) as reader:
+        for index in range(4):
+            np.testing.assert_array_equal(reader.frame(index), picture(index))
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index in range(3):
+        bgra = cv2.cvtColor(clear[index], cv2.COLOR_RGBA2BGRA)
+        assert cv2.imwrite(str(folder / f"{index}.png"), bgra)
+        np.testing.assert_array_equal(footage.read_image(folder / f"{index}.png"), picture(index))
+
+
+def test_sixteen_bit_images_come_out_as_eight(tmp_path: Path) -> None:
+    for suffix in (".png", ".tif"):
+        file = tmp_path / f"deep{suffix}"
+        assert cv2.imwrite(str(file), cv2.cvtColor(picture(9), cv2.COLOR_RGB2BGR).astype(np.uint16) * 257)
+        np.testing.assert_array_equal(footage.read_image(file), picture(9))
+
+
+def test_interlaced_footage_keeps_its_frames_and_is_told(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "tv.mkv", options={"x264-params": "tff=1"})
+    with FootageReader(path) as reader:
+        assert [number(p) for p in reader.frames()] == list(range(FRAMES))
+        assert any("interlaced" in note for note in reader.notes)
+    with FootageReader(make_video(tmp_path / "film.mkv")) as reader:
+        assert not reader.notes
+
+
+def test_pixels_that_are_not_square_are_told(tmp_path: Path) -> None:
+    with FootageReader(make_video(tmp_path / "dv.mp4", options={"x264-params": "sar=16/11"}, count=4)) as reader:
+        assert (reader.footage.width, reader.footage.height) == (96, 64)
+        assert any("16/11" in note for note in reader.notes)
+
+
+@pytest.mark.parametrize("rotation", [0, 90, 180, -90])
+def test_small_frames_are_the_same_frames_in_the_same_place(tmp_path: Path, rotation: int) -> None:
+    path = make_video(tmp_path / "clip.mp4", rotation=rotation, size=(480, 320))
+    with FootageReader(path) as reader:
+        chosen = range(3, 31, 4)
+        size = (reader.footage.width // 4, reader.footage.height // 4)
+        small = list(reader.small_frames(chosen, size))
+        assert len(small) == len(chosen)
+        for index, rgb in zip(chosen, small, strict=True):
+            scaled = cv2.resize(reader.frame(index), size, interpolation=cv2.INTER_AREA)
+            assert rgb.shape == scaled.shape
+            assert np.abs(rgb.astype(int) - scaled).mean() < 2
+            # Least squares of the difference over the gradients: how far one lies beside the other, px.
+            sides = np.stack(np.gradient(scaled.mean(-1)), -1)
+            shift = np.linalg.lstsq(sides.reshape(-1, 2), (rgb.mean(-1) - scaled.mean(-1)).ravel(), rcond=None)[0]
+            assert np.abs(shift).max() < 0.02
+        with pytest.raises(BadFile, match="frame 40"):
+            list(reader.small_frames(range(38, 44), size))
+
+
+def test_small_frames_of_a_damaged_and_an_uneven_clip(tmp_path: Path) -> None:
+    whole = make_video(tmp_path / "clip.mkv", count=100)
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 6 // 10])
+    times = [int(t) for t in np.cumsum(np.random.default_rng(0).integers(17, 90, FRAMES))]
+    for path in (cut, make_video(tmp_path / "vfr.mp4", times=times), make_video(tmp_path / "raw.h264")):
+        with FootageReader(path) as reader:
+            chosen = range(2, reader.footage.frames, 3)
+            assert [number(p) for p in reader.small_frames(chosen, (96, 64))] == list(chosen)
+
+
+def test_small_frames_of_images(tmp_path: Path) -> None:
+    for index in range(4):
+        write_png(tmp_path / f"{index}.png", picture(index, 192, 128))
+    with FootageReader(tmp_path) as reader:
+        small = list(reader.small_frames(range(1, 4), (96, 64)))
+        assert [number(p) for p in small] == [1, 2, 3]
