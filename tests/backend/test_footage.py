@@ -1,5 +1,6 @@
 """Every picture of a user's footage comes out, in its place, whatever the container does."""
 
+import zlib
 from fractions import Fraction
 from pathlib import Path
 
@@ -345,3 +346,23 @@ def test_small_frames_of_images(tmp_path: Path) -> None:
     with FootageReader(tmp_path) as reader:
         small = list(reader.small_frames(range(1, 4), (96, 64)))
         assert [number(p) for p in small] == [1, 2, 3]
+
+
+def test_an_image_of_an_absurd_size_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
+    """A PNG of a few hundred bytes that says it is 200,000 px wide and high."""
+    write_png(tmp_path / "1.png", picture(1))
+    data = bytearray((tmp_path / "1.png").read_bytes())
+    data[16:24] = (200_000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    (tmp_path / "1.png").write_bytes(data)
+    with pytest.raises(BadFile, match=r"1\.png"):
+        FootageReader(tmp_path)
+
+
+def test_a_large_picture_is_read_whole(tmp_path: Path) -> None:
+    """6K, odd in both directions, as film scans are."""
+    write_png(tmp_path / "scan.png", picture(5, 6145, 3457))
+    with FootageReader(tmp_path / "scan.png") as reader:
+        assert (reader.footage.width, reader.footage.height) == (6145, 3457)
+        assert number(reader.frame(0)) == 5
+        assert number(next(reader.small_frames(range(1), (672, 378)))) == 5

@@ -6,6 +6,7 @@ colours that are thrown away; a second solve, with another focal length or masks
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from pathlib import Path
 
@@ -46,19 +47,21 @@ def pictures(
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{secrets.token_hex(8)}.part"
     try:
-        made = np.lib.format.open_memmap(part, "w+", np.uint8, shape)
-        for t, picture in enumerate(reader.small_frames(chosen, size)):
-            report(Progress("reading footage", t, len(chosen)))
-            made[t] = picture
-        made.flush()
-        del made  # Windows renames no file that is mapped
+        # Written, not mapped: a full disk is an error then, and ends the program where a mapped file cannot grow.
+        with open(part, "xb") as stream:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(stream, header)
+            for t, picture in enumerate(reader.small_frames(chosen, size)):
+                report(Progress("reading footage", t, len(chosen)))
+                stream.write(np.ascontiguousarray(picture).data)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
     report(Progress("reading footage", len(chosen), len(chosen)))
     for old in sorted(folder.glob("proxy-*.npy"), key=lambda f: f.stat().st_mtime)[:-_KEPT]:
-        old.unlink(missing_ok=True)
-    return np.asanyarray(np.load(path, mmap_mode="r", allow_pickle=False), np.uint8)
+        with contextlib.suppress(OSError):  # Windows removes no file that another solve has mapped
+            old.unlink(missing_ok=True)
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False), np.uint8)
 
 
 def _opened(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
@@ -67,4 +70,4 @@ def _opened(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    return np.asanyarray(found, np.uint8) if found.dtype == np.uint8 and found.shape == shape else None
+    return np.asarray(found, np.uint8) if found.dtype == np.uint8 and found.shape == shape else None
