@@ -234,6 +234,7 @@ def _light(
     else:
         weigh(False, True, _WORDS[m["kind"]].lower()[:-1] + ".", "Depths are guesses; the camera itself is good.")
     weigh(False, "assumed" in focal_source, "the focal length had to be assumed.", "Give it if you know it.")
+    weigh(False, "roughly" in focal_source, "the focal length is known only roughly.", "Give it if you know it.")
     weigh(False, frames < 8, f"it has only {frames} frames.", "Use a longer clip.")
     return ("red" if red else "yellow" if yellow else "green"), (*red, *yellow)
 

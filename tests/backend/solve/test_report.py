@@ -135,6 +135,7 @@ def test_points_that_move_as_they_like_make_it_red() -> None:
         (lambda s: replace(s, world=s.world + 0.02), "miss"),
         (lambda s: replace(s, static=np.arange(POINTS) < 250), "still"),
         (lambda s: replace(s, focal_source="assumed"), "focal"),
+        (lambda s: replace(s, focal_source="estimated from the points, roughly"), "roughly"),
         (lambda s: replace(s, kind="rotation"), "turns on the spot"),
         (lambda s: replace(s, kind="static"), "stands still"),
     ],
