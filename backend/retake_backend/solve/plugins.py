@@ -2,8 +2,8 @@
 
 Each looks for its package by name and for its weights as safetensors under `<models>/trackers/`, and imports the package
 only when it is used. Nothing is downloaded, and no pickle is opened: weights that are published only as such are to be
-converted by the user, `missing` says how. None of these ran where Retake is built (no package, no weights there): what
-is written down here of their calls follows their published code, named in each class.
+converted by the user, `missing` says how. CoTracker3's adapter was tried with its published code and random weights;
+TAPIR's and SpatialTrackerV2's never ran: their calls follow their published code, named in each class.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class CoTracker3(_Network):
     def follow(self, frames: Frames, report: Report) -> PointTracks:
         import torch
 
-        build: Any = importlib.import_module("cotracker.predictor").CoTrackerPredictor
+        build: Any = _imported("cotracker.predictor").CoTrackerPredictor
         predictor = build(checkpoint=None, offline=True, v2=False, window_len=60)
         _fill(predictor.model, weights_folder() / self.weights[0])
         device = _device()
@@ -143,8 +143,8 @@ class Tapir(_Network):
     licence = "Apache-2.0, code and weights"
     module, file = "tapnet", "torch/tapir_model.py"
     install = (
-        "Install it into the backend's environment: "
-        "pip install --no-deps git+https://github.com/google-deepmind/tapnet && pip install dm-tree einshape."
+        "Install it into the backend's environment, with JAX, which its package imports: "
+        "pip install git+https://github.com/google-deepmind/tapnet."
     )
     weights = ("tapir/bootstapir_checkpoint_v2.safetensors",)
 
@@ -155,7 +155,7 @@ class Tapir(_Network):
     def follow(self, frames: Frames, report: Report) -> PointTracks:
         import torch
 
-        model: Any = importlib.import_module("tapnet.torch.tapir_model").TAPIR(pyramid_level=1)
+        model: Any = _imported("tapnet.torch.tapir_model").TAPIR(pyramid_level=1)
         _fill(model, weights_folder() / self.weights[0])
         device = _device()
         model = model.to(device).eval()
@@ -270,6 +270,15 @@ class _Once:
         return self._made
 
 
+def _imported(module: str) -> Any:
+    """Raises RetakeError where a package that it needs in turn is not there."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        remedy = "Install what it asks for into the backend's environment, or use another tracker."
+        raise RetakeError(f"{module} cannot be imported ({error}).", "--tracker", remedy) from error
+
+
 def _device() -> str:
     import torch
 
@@ -296,7 +305,7 @@ def _from_hub(module: str, name: str, folder: Path, part: str) -> Any:
 
     place = next(folder.glob(f"*{part}"))
     with _without_network():
-        kind: Any = getattr(importlib.import_module(module), name)
+        kind: Any = getattr(_imported(module), name)
         read: Any = PyTorchModelHubMixin.from_pretrained
         return read.__func__(kind, str(place), local_files_only=True)
 

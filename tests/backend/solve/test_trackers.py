@@ -186,3 +186,15 @@ def test_a_solve_is_told_which_tracker_to_use(wall: list, tmp_path: Path, capfd:
     capfd.readouterr()
     assert main(["solve", str(video), "--out", str(out), "--tracker", "absent"]) != 0
     assert "pip install absent" in capfd.readouterr().err
+
+
+def test_a_package_that_lacks_another_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "site" / "tapnet" / "torch"
+    place.mkdir(parents=True)
+    (place / "tapir_model.py").write_text("import einshape_that_is_not_there")
+    weights = plugins.weights_folder() / plugins.Tapir.weights[0]
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    with pytest.raises(RetakeError, match="einshape_that_is_not_there"):
+        trackers.create("tapir").follow([np.zeros((32, 32, 3), np.uint8)] * 2, ignore)
