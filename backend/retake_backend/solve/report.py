@@ -225,6 +225,9 @@ def _light(
     share = m["coverage"]
     words = f"the points at rest cover only {share:.0%} of the picture."
     weigh(share < 0.12, share < 0.35, words, "Sharper footage, or a mask of what moves, gives more.")
+    length = m["track_length"]
+    words = f"half of the points could be followed for {length:.0f} frames or fewer, as on water, smoke or a blur."
+    weigh(False, length < min(8, frames / 3), words, mask)
     weigh(not 3 < view < 150, not 12 < view < 110, f"a field of view of {view:.0f} degrees is rare.", "Give yours.")
     if m["kind"] == "moving":
         words = f"with {m['parallax']:.1f} degrees of parallax depths and focal length are uncertain."
