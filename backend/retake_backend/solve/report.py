@@ -14,6 +14,8 @@ from retake_shared.errors import BadShot, RetakeError
 from .stages import CameraSolve, DepthMaps, Kind, ObjectGroups, PointTracks
 
 Light = Literal["green", "yellow", "red"]
+_BENT = 4.0
+"""px of the working picture: lenses that bend lines more exist, but are rarer than movers that make it seem so."""
 
 _CELLS = (8, 6)
 _AGREES = 2.0
@@ -153,7 +155,12 @@ def judge(
     focal = solve.cameras.K[:, 0, 0]
     view = float(np.degrees(2 * np.arctan(size[0] / 2 / np.median(focal))))
     behind = _behind(points, solve, still)
-    light, reasons = _light(measured, float(typical), float(tail), view, behind, solve.focal_source, len(solve.cameras))
+    # A mover that keeps pace with the camera passes for a part of the scene, and the lens is bent to explain it.
+    doubt = solve.distortion and groups.names.keys() - {0} and _bend(solve) > _BENT
+    bend = _bend(solve) if doubt else 0.0
+    light, reasons = _light(
+        measured, float(typical), float(tail), view, behind, solve.focal_source, len(solve.cameras), bend
+    )
     fallbacks = [f"The focal length is not known: {solve.focal_source}."] if "assumed" in solve.focal_source else []
     if depth is not None and depth.fallback:
         fallbacks.append(f"Depth is only {depth.source}.")
@@ -191,9 +198,17 @@ def _misses(points: PointTracks, solve: CameraSolve, still: NDArray[np.bool_]) -
 
 
 def _light(
-    m: dict[str, Any], typical: float, tail: float, view: float, behind: float, focal_source: str, frames: int
+    m: dict[str, Any],
+    typical: float,
+    tail: float,
+    view: float,
+    behind: float,
+    focal_source: str,
+    frames: int,
+    bend: float,
 ) -> tuple[Light, tuple[str, ...]]:
-    """The light, and every reason against green, the gravest first. px are the working picture's."""
+    """The light, and every reason against green, the gravest first. px are the working picture's. bend: px by which the
+    lens seems to bend lines, where that is to be doubted, else 0."""
     mask = "Mask what moves, or choose a range in which more stands still."
     red: list[str] = []
     yellow: list[str] = []
@@ -236,10 +251,20 @@ def _light(
         )
     else:
         weigh(False, True, _WORDS[m["kind"]].lower()[:-1] + ".", "Depths are guesses; the camera itself is good.")
+    words = f"the lens seems to bend lines by {bend:.0f} px; something that moves along with the camera can look so."
+    weigh(False, bend > 0, words, "Look at the picture of the objects; a mask of what moves makes it sure.")
     weigh(False, "assumed" in focal_source, "the focal length had to be assumed.", "Give it if you know it.")
     weigh(False, "roughly" in focal_source, "the focal length is known only roughly.", "Give it if you know it.")
     weigh(False, frames < 8, f"it has only {frames} frames.", "Use a longer clip.")
     return ("red" if red else "yellow" if yellow else "green"), (*red, *yellow)
+
+
+def _bend(solve: CameraSolve) -> float:
+    """px of the working picture by which the lens moves the corners."""
+    corner = float(np.hypot(solve.cameras.width, solve.cameras.height)) / 2
+    radius = corner / float(np.median(solve.cameras.K[:, 0, 0]))
+    k1, k2 = (*solve.distortion, 0.0, 0.0)[:2]
+    return abs(k1 * radius**2 + k2 * radius**4) * corner
 
 
 def parallax(points: PointTracks, solve: CameraSolve, still: NDArray[np.bool_]) -> float:

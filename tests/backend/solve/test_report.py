@@ -153,6 +153,15 @@ def test_a_camera_that_hardly_moves_is_not_green() -> None:
     assert "parallax" in report.words()[0]
 
 
+def _distorted(uv, solve):  # type: ignore[no-untyped-def]
+    """Straight px (T, N, 2) as the solve's lens shows them (OpenCV's k1)."""
+    focal, centre = solve.cameras.K[:, None, [0, 1], [0, 1]], solve.cameras.K[:, None, :2, 2]
+    straight = (uv - centre) / focal
+    return (straight * (1 + solve.distortion[0] * (straight**2).sum(-1, keepdims=True)) * focal + centre).astype(
+        uv.dtype
+    )
+
+
 def test_an_object_is_no_fault_of_the_camera() -> None:
     points, solve, groups = _shot()
     random = np.random.default_rng(3)
@@ -166,6 +175,16 @@ def test_an_object_is_no_fault_of_the_camera() -> None:
     assert report.light == "green", report.reasons
     assert report.objects == (("car", 150),)
     assert any("car (150 tracks)" in line for line in report.words())
+
+    # With a strongly bent lens beside it, the same object may be what bent it; a little distortion is any lens's.
+    focal = float(np.median(solve.cameras.K[:, 0, 0]))
+    radius = float(np.hypot(solve.cameras.width, solve.cameras.height)) / 2
+    for bend, light in ((12.0, "yellow"), (1.0, "green")):
+        k1 = bend / radius / (radius / focal) ** 2
+        bent = replace(solve, static=static, world=world, distortion=(k1,))
+        told = _judged(replace(seen, uv=_distorted(seen.uv, bent)), bent, replace(groups, labels=labels, names={0: "background", 1: "car"}))  # fmt: skip
+        assert told.light == light, told.reasons
+        assert any(f"{bend:.0f} px" in reason for reason in told.reasons) == (light == "yellow")
 
 
 def test_the_report_says_what_was_made_do_with_and_is_json() -> None:
