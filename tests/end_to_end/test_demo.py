@@ -67,3 +67,20 @@ def test_a_solve_that_cannot_be_read_is_named(in_blender, sample_video: Path, tm
     assert done.returncode == 1, done.stdout
     assert "broken.npz" in done.stdout
     assert "Traceback" not in done.stdout
+
+
+def test_a_raw_clip_is_solved_first(in_blender, sample_video: Path, tmp_path: Path) -> None:
+    small = ("--frames", "0:16", "--size", "168x96", "--preview-only")
+    done = in_blender(DEMO, "--out", tmp_path / "out", "--footage", sample_video, *small)
+    assert done.returncode == 0, done.stdout
+    assert "have a camera of their own" in done.stdout  # the report is told
+    assert (tmp_path / "out/walk.solve.npz").is_file()
+    assert (tmp_path / "out/side_by_side.mp4").is_file()
+
+
+def test_a_clip_that_cannot_be_solved_says_why(in_blender, sample_video: Path, tmp_path: Path) -> None:
+    done = in_blender(DEMO, "--out", tmp_path / "out", "--footage", sample_video, "--frames", "0:3", "--preview-only")
+    assert done.returncode == 1, done.stdout
+    assert "3 frames to solve" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not (tmp_path / "out/demo_takes").exists()
