@@ -33,7 +33,7 @@ from .poses import (
 )
 from .stages import CameraSolve, Focal, Kind, PointTracks
 
-VERSION = 1
+VERSION = 2
 
 ASSUMED_DEGREES = 60.0
 """Field of view across the longer side where nothing tells it: between a phone's and a 35 mm lens."""

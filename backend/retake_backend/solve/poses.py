@@ -169,7 +169,9 @@ def adjust(
             break
     error = float("nan")
     if focal != "fixed":
-        system = _System.build(bundle, seen, scale, unknowns, points, smoothness)
+        # The prior is what we expect, not what the footage says: it counts for nothing in how sure the focal length is.
+        evidence = _Smoothness(bundle, seen, unknowns, smooth, None, times)
+        system = _System.build(bundle, seen, scale, unknowns, points, evidence)
         error = system.standard_error(unknowns.focal_columns) * float(np.sqrt(cost / max(2 * len(seen), 1)))
     return Adjusted(bundle, cost, error)
 

@@ -92,7 +92,7 @@ def texture(seed: int, height: int, width: int, finest: float = 1.2) -> NDArray[
 
 
 def walls(seed: int = 1, frames: int = FRAMES, width: int = WIDTH, height: int = HEIGHT) -> Iterator[Picture]:
-    """Two walls, the nearer one twice as near, and a camera that goes sideways past them: what can be solved."""
+    """Two walls, the nearer one twice as near, and a camera that goes sideways past them: nothing tells the lens."""
     far = texture(seed, height, width + 4 * frames)
     near = texture(seed + 100, height, width + 8 * frames)
     for t in range(frames):
@@ -252,3 +252,9 @@ def test_a_phone_held_upright_is_solved_as_it_is_seen(tmp_path: Path) -> None:
     # The walls pass to the left, three and six px a frame, whatever way the file holds them.
     assert np.median(np.abs(step[:, 1])) < 0.1
     assert -6.2 < np.median(step[:, 0]) < -2.8
+
+
+def test_a_focal_length_that_nothing_tells_is_no_green_light(tmp_path: Path) -> None:
+    report = ask(written(tmp_path / "walls.mp4", walls())).report
+    assert report.light != "green"
+    assert any("focal length" in reason for reason in report.reasons), report.reasons
