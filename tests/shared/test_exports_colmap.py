@@ -3,12 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
-import pycolmap
 import pytest
 from retake_shared import exports, formats, geometry
 from retake_shared.errors import RetakeError
 from retake_shared.exports import colmap
 from retake_shared.shot import Edit, Tracks
+
+pycolmap = pytest.importorskip("pycolmap", reason="COLMAP lives in the backend's environment")
 
 
 def plain_projection(cameras, positions):

@@ -9,7 +9,8 @@ import pytest
 from retake_shared import exports, geometry
 from retake_shared.errors import BadShot
 from retake_shared.shot import Cameras, Solve, Tracks
-from scipy.spatial.transform import Rotation
+
+Rotation = pytest.importorskip("scipy.spatial.transform", reason="scipy lives in the backend's environment").Rotation
 
 FRAMES = 9
 
