@@ -26,7 +26,10 @@ def apply(message: Backend | ModelsTold | ModelTold) -> None:
     """Remember what a message tells."""
     global place
     if isinstance(message, Backend):
-        engines = message.info.engines if message.info is not None and message.state == "ready" else ()
+        ready = message.state == "ready"
+        if not ready:  # what it had may change without it; the next one tells
+            forget()
+        engines = message.info.engines if message.info is not None and ready else ()
         _engines.clear()
         _engines.update({str(told.get("name")): told for told in engines})
     elif isinstance(message, ModelTold):
@@ -36,6 +39,14 @@ def apply(message: Backend | ModelsTold | ModelTold) -> None:
         place = told.place
         _models.clear()
         _models.update({model.name: model for model in told.models})
+
+
+def forget() -> None:
+    """Know nothing any more, as before any backend has told."""
+    global place
+    place = ""
+    _models.clear()
+    _engines.clear()
 
 
 def every() -> list[ModelState]:

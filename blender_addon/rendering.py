@@ -498,4 +498,5 @@ def unregister() -> None:
     if _link is not None:
         _link.close()
         _link = None
+    models.forget()
     _waiting.clear()

@@ -250,7 +250,9 @@ def _light(
             False, m["parallax"] < 2.0, words, "Use a range in which the camera moves more, or give the focal length."
         )
     else:
-        weigh(False, True, _WORDS[m["kind"]].lower()[:-1] + ".", "Depths are guesses; look at the pictures of the stages.")
+        weigh(
+            False, True, _WORDS[m["kind"]].lower()[:-1] + ".", "Depths are guesses; look at the pictures of the stages."
+        )
     words = f"the lens seems to bend lines by {bend:.0f} px; something that moves along with the camera can look so."
     weigh(False, bend > 0, words, "Look at the picture of the objects; a mask of what moves makes it sure.")
     weigh(False, "assumed" in focal_source, "the focal length had to be assumed.", "Give it if you know it.")

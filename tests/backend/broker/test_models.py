@@ -124,6 +124,7 @@ def test_a_model_is_downloaded_stopped_gone_on_with_and_its_engine_ready(
 ):
     hub = LocalHub({REPOSITORY: Repository(wan("WanVACEPipeline", "WanVACETransformer3DModel", 30))})
     hub.delay = 0.05  # for each 64 kB of 5 MB
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     for name, value in {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "*"}.items():
         monkeypatch.setenv(name, value)
     backend = start_backend()
