@@ -80,7 +80,8 @@ def weights_home(backend_python, hub, tmp_path_factory):
         "HF_HOME": str(folder / "hf"),
         "NO_PROXY": "127.0.0.1,localhost",
     }
-    os.environ.pop("RETAKE_MODELS", None)
+    for name in ("RETAKE_MODELS", "HF_HUB_OFFLINE"):
+        os.environ.pop(name, None)
     yield folder / "home"
     with contextlib.suppress(RetakeError), Client.connect(folder / "home" / connection.FILE_NAME) as client:
         client.shutdown()
