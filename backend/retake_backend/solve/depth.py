@@ -107,7 +107,7 @@ def _still(
     """(T, h, w) inverse depth of the still scene in every frame, and whether it had to be guessed."""
     frames = points.frame_count
     uv = np.asarray(solve.uv(points), np.float64)
-    known = points.visible & (solve.static & np.isfinite(solve.world).all(1))
+    known = points.visible & solve.placed
     usable = solve.kind in ("moving", "little parallax") and bool((known.sum(1) >= _ENOUGH).mean() > 0.5)
     if not usable:
         return _guessed(points, solve, shape), True

@@ -60,7 +60,7 @@ def up(cameras: Cameras) -> Array:
 
 def find(solve: CameraSolve, seed: int = 0) -> Ground | None:
     """The largest level plane of still points with next to nothing below it and the cameras above, None without one."""
-    world = solve.world[solve.static & np.isfinite(solve.world).all(1)]
+    world = solve.world[solve.placed]
     if len(world) < 40:
         return None
     random = np.random.default_rng(seed)
@@ -107,7 +107,7 @@ def guess(solve: CameraSolve) -> Ground:
     """A level plane below the cameras where none can be seen: at EYE_HEIGHT, or in the units of the still points."""
     normal = up(solve.cameras)
     centre = solve.cameras.c2w[:, :3, 3].mean(0)
-    world = solve.world[solve.static & np.isfinite(solve.world).all(1)]
+    world = solve.world[solve.placed]
     if len(world) >= 40:
         low = float(np.quantile(world @ normal, 0.02))
         height = float(centre @ normal) - low

@@ -45,7 +45,7 @@ def lift(
     notes = []
     report(Progress(_STAGE, 0, 3))
 
-    placed = solve.static & np.isfinite(solve.world).all(1)
+    placed = solve.placed
     positions[:, placed] = solve.world[placed]
     slid = placed & (np.where(visible, np.nan_to_num(solve.residual), 0) > _OFF)
     visible &= ~slid

@@ -111,7 +111,7 @@ def aligned(
     cameras = solve.cameras
     size = (cameras.width, cameras.height)
     uv = np.asarray(solve.uv(points), np.float64)
-    known = np.flatnonzero(solve.static & np.isfinite(solve.world).all(1))
+    known = np.flatnonzero(solve.placed)
     _, z = cameras.project(solve.world[known][None].repeat(frames, 0))
     fits, weight = np.zeros((frames, 2)), np.zeros(frames)
     lowest = np.zeros(frames)

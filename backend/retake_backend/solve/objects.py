@@ -122,7 +122,7 @@ def own_motion(
     own = np.zeros((frames, count))
     known = np.zeros((frames, count), bool)
     span = min(_SPAN, frames - 1)
-    anchors = np.flatnonzero(solve.static & np.isfinite(solve.world).all(1))
+    anchors = np.flatnonzero(solve.placed)
     place, depth = cameras.project(np.nan_to_num(solve.world[anchors])[None].repeat(frames, 0))
     for t in range(frames - span):
         both = np.flatnonzero(visible[t] & visible[t + span])

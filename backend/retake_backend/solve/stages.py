@@ -140,6 +140,12 @@ class CameraSolve:
     distortion: tuple[float, ...] = ()
     undistorted: NDArray[np.float32] | None = None
 
+    @property
+    def placed(self) -> NDArray[np.bool_]:
+        """(N,) the points that stand still at a known place."""
+        placed: NDArray[np.bool_] = self.static & np.isfinite(self.world).all(1)
+        return placed
+
     def uv(self, points: PointTracks) -> NDArray[np.float32]:
         """(T, N, 2) where the points lie for a lens without distortion: what `cameras` project to."""
         return points.uv if self.undistorted is None else self.undistorted

@@ -24,7 +24,7 @@ def checked(points: PointTracks, solve: CameraSolve) -> CameraSolve:
     Such a point should stand before what is seen, and is not. Their `world` becomes nan and `static` False.
     """
     frames = points.frame_count
-    known = np.flatnonzero(solve.static & np.isfinite(solve.world).all(1))
+    known = np.flatnonzero(solve.placed)
     if len(known) < 12:
         return solve
     cameras = solve.cameras
@@ -62,7 +62,7 @@ def inverse_depth(
 
     moving: (h, w) where no still point can be seen, or None.
     """
-    known = np.flatnonzero(solve.static & np.isfinite(solve.world).all(1))
+    known = np.flatnonzero(solve.placed)
     cameras = solve.cameras
     size = (cameras.width, cameras.height)
     place, z = geometry.project(solve.world[known], cameras.c2w[t], cameras.K[t])
