@@ -70,7 +70,9 @@ def find_objects(
     solve = still.checked(points, solve)
     uv = np.asarray(solve.uv(points), np.float64)
     if masks is not None:
-        return _from_masks(points, masks, uv, (solve.cameras.width, solve.cameras.height))
+        # What was drawn lies on the picture as it is, whatever the lens bends.
+        drawn_on = np.asarray(points.uv, np.float64)
+        return _from_masks(points, masks, drawn_on, (solve.cameras.width, solve.cameras.height))
     own, known = own_motion(uv, points.visible, solve)
     movers = _movers(own, known, points, solve)
     report(Progress(_STAGE, 1, 3))
