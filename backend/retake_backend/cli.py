@@ -171,6 +171,10 @@ def _add_solve_footage(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--step", type=int, default=1, metavar="N", help="look at every N-th frame (%(default)s)")
     parser.add_argument("--masks", type=Path, metavar="DIR", help="mask images of what moves, one per frame")
     parser.add_argument(
+        "--click", action="append", default=[], metavar="FRAME,X,Y[,NAME]",
+        help="something moves at this place of the footage (frames from 0, px); SAM 2 follows it. May be repeated",
+    )  # fmt: skip
+    parser.add_argument(
         "--tracker", default="flow", metavar="NAME",
         help="what follows the points (%(default)s): cotracker3, tapir, spatialtracker2, where you installed them",
     )  # fmt: skip

@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from retake_shared import archive
+from retake_shared import archive, clicks
 from retake_shared.errors import Cancelled, RetakeError
 
 from ..engines.base import Progress
 from ..footage import FootageReader
-from .pipeline import STAGES, SolveSettings, refused, solve_footage
+from .pipeline import SolveSettings, refused, solve_footage
 from .report import SolveReport
 
 
@@ -39,12 +39,12 @@ def solve(arguments: argparse.Namespace, check: Callable[[], None]) -> int:
         raise RetakeError(f"{out.name} does not end in .npz.", "--out", "Use a name such as solve.npz.")
     settings = SolveSettings(
         arguments.focal, arguments.sensor, arguments.fov, arguments.frames, arguments.step, arguments.masks,
-        arguments.tracker,
+        arguments.tracker, tuple(map(clicks.parse, arguments.click)),
     )  # fmt: skip
     if settings.masks is not None and not settings.masks.exists():
         raise RetakeError("does not exist.", str(settings.masks), "Choose the folder of masks again.")
     began = time.monotonic()
-    meter = _JsonLines(check, stages_folder(out)) if arguments.progress == "json" else _Line(check)
+    meter = _JsonLines(check, settings.stages, stages_folder(out)) if arguments.progress == "json" else _Line(check)
     with FootageReader(arguments.footage) as reader, meter as line:
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -105,8 +105,8 @@ class _JsonLines:
     "picture": path of a PNG, or ""}.
     """
 
-    def __init__(self, check: Callable[[], None], folder: Path) -> None:
-        self._check, self._folder = check, folder
+    def __init__(self, check: Callable[[], None], parts: tuple[str, ...], folder: Path) -> None:
+        self._check, self._parts, self._folder = check, parts, folder
         self._ended, self._stage, self._told = 0, "", 0.0
 
     def __enter__(self) -> _JsonLines:
@@ -117,7 +117,7 @@ class _JsonLines:
 
     def __call__(self, progress: Progress) -> None:
         self._check()
-        part = STAGES[min(self._ended, len(STAGES) - 1)]
+        part = self._parts[min(self._ended, len(self._parts) - 1)]
         kept = progress.stage.startswith(f"{part}: ")
         if kept or (progress.stage == part and progress.picture is not None):
             self._ended += 1
@@ -132,7 +132,7 @@ class _JsonLines:
 
     def _say(self, line: dict[str, object]) -> None:
         try:
-            print(json.dumps({**line, "parts": STAGES}), flush=True)
+            print(json.dumps({**line, "parts": self._parts}), flush=True)
         except BrokenPipeError:  # whoever asked is gone; what is kept of the stages is there when they ask again
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise Cancelled from None

@@ -15,9 +15,12 @@ import numpy as np
 from retake_shared.errors import RetakeError
 from retake_shared.shot import Cameras, Tracks
 
+from .masks import GivenMasks
 from .stages import CameraSolve, DepthMaps, Lifted, ObjectGroups, PointTracks
 
-_CLASSES = {c.__name__: c for c in (PointTracks, CameraSolve, ObjectGroups, DepthMaps, Lifted, Cameras, Tracks)}
+_CLASSES = {
+    c.__name__: c for c in (PointTracks, GivenMasks, CameraSolve, ObjectGroups, DepthMaps, Lifted, Cameras, Tracks)
+}
 _HEADER = "header"
 _KEPT = 3
 """Results of one stage that are kept, for options that are tried in turn."""

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from .masks import GivenMasks
 from .stages import CameraSolve, DepthMaps, Lifted, ObjectGroups, Pictures, PointTracks, picture
 
 Picture = NDArray[np.uint8]
@@ -18,6 +19,11 @@ def of_points(points: PointTracks, pictures: Pictures) -> Picture:
     """Where the points come from, in four frames."""
     colours = [_hue(i * 0.618) for i in range(len(points))]
     return _sheet(points, pictures, colours)
+
+
+def of_masks(points: PointTracks, masks: GivenMasks, pictures: Pictures) -> Picture:
+    """What the masks cover, each object in a colour, in four frames."""
+    return _sheet(points.select(np.zeros(0, int)), pictures, [], masks.labels)
 
 
 def of_cameras(points: PointTracks, solve: CameraSolve, pictures: Pictures) -> Picture:

@@ -1,4 +1,4 @@
-"""Masks of objects: read from the user's files, made by a click, drawn from the points of an object."""
+"""Masks of objects: read from the user's files, drawn from the points of an object."""
 
 from __future__ import annotations
 
@@ -17,14 +17,10 @@ from scipy.spatial import cKDTree
 
 from ..engines.base import Progress, Report
 from ..footage import FootageReader
-from ..weights.store import WeightStore
 from . import interpolation, still
 from .stages import CameraSolve, ObjectGroups, Pictures, PointTracks, picture
 
 Array = NDArray[np.float64]
-
-CLICK = "sam2.1-tiny"
-"""The catalogue's name of what follows an object from a click."""
 
 MEAN, SPREAD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 """Of the pictures that SAM 2 and Depth Anything were trained on, channel by channel."""
@@ -182,59 +178,6 @@ def _white(part: Path, frames: range, size: tuple[int, int]) -> NDArray[np.bool_
     # Folders of numbers 0 and 1 look black; a video's black is not quite 0.
     top = max(int(layer.max()) for layer in layers)
     return np.stack(layers) > (127 if top > 32 else 0)
-
-
-def click(
-    frames: Pictures,
-    count: int,
-    frame: int,
-    xy: tuple[float, float],
-    report: Report,
-    store: WeightStore | None = None,
-) -> NDArray[np.bool_]:
-    """(T, h, w) where the object is that the user clicked on in `frame` at xy px, followed through all frames.
-
-    Of the size of the frames. Needs the weights of SAM 2; raises MissingWeights.
-    """
-    import torch
-    from transformers import Sam2VideoModel
-    from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
-
-    place = (store or WeightStore()).place(CLICK)
-    height, width = picture(frames, frame).shape[:2]
-    if not (0 <= frame < count and 0 <= xy[0] < width and 0 <= xy[1] < height):
-        raise BadShot(
-            f"({xy[0]:g}, {xy[1]:g}) in frame {frame} is not in the picture.", "click", "Click on the object."
-        )
-    loader: Any = Sam2VideoModel
-    model = loader.from_pretrained(place, local_files_only=True, use_safetensors=True).eval()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model.to(device)
-    size = model.config.image_size
-    side = int(size if isinstance(size, int) else size[0])
-    video = torch.empty((count, 3, side, side))
-    for t in range(count):
-        seen = cv2.resize(picture(frames, t), (side, side), interpolation=cv2.INTER_AREA) / np.float32(255)
-        video[t] = torch.from_numpy(((seen - MEAN) / SPREAD).astype(np.float32)).permute(2, 0, 1)
-    session = Sam2VideoInferenceSession(
-        video=video, video_height=height, video_width=width, inference_device=device, dtype=torch.float32
-    )
-    at = torch.tensor([[[[xy[0] * side / width, xy[1] * side / height]]]], dtype=torch.float32)
-    session.add_point_inputs(
-        session.obj_id_to_idx(1), frame, {"point_coords": at, "point_labels": torch.ones((1, 1, 1), dtype=torch.int32)}
-    )
-    session.obj_with_new_inputs = [1]
-    found = np.zeros((count, height, width), bool)
-    done = 0
-    with torch.inference_mode():
-        model(inference_session=session, frame_idx=frame)
-        for reverse in (False, True):
-            for told in model.propagate_in_video_iterator(session, start_frame_idx=frame, reverse=reverse):
-                logits = told.pred_masks[0, 0].float().cpu().numpy()
-                found[told.frame_idx] = cv2.resize(logits, (width, height), interpolation=cv2.INTER_LINEAR) > 0
-                done = min(done + 1, count)
-                report(Progress("following the object", done, count))
-    return found
 
 
 def draw(

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from retake_shared import fitting
+from retake_shared.clicks import Click
 from retake_shared.errors import BadShot, RetakeError
 from retake_shared.shot import Cameras, Footage, Solve, Tracks
 
@@ -25,13 +26,13 @@ from .. import __version__, footage
 from ..engines.base import Progress, Report
 from ..footage import FootageReader, encode_png
 from ..weights.store import WeightStore
-from . import cameras, depth, footing, lift, look, masks, monocular, objects, points, trackers
+from . import cameras, clicking, depth, footing, lift, look, masks, monocular, objects, points, trackers
 from .kept import Kept, key
 from .report import SceneCuts, SolveReport, failed, judge
 from .stages import LONGER_SIDE, CameraSolve, DepthMaps, Focal, Gray, Lifted, ObjectGroups, PointTracks
 
-STAGES = ("points", "cameras", "objects", "depth", "world")
-"""In their order, as `Progress` and the pictures of the stages call them when they end."""
+STAGES = ("points", "masks", "cameras", "objects", "depth", "world")
+"""In their order, as `Progress` and the pictures of the stages call them when they end; masks where there are clicks."""
 
 FEWEST_FRAMES = 5
 MOST_FRAMES = 1500
@@ -43,7 +44,7 @@ _FEWEST_POINTS = 100
 _ROOM = 512 << 20
 """Bytes of working pictures kept in memory; of longer clips they are decoded again."""
 
-Result = TypeVar("Result", PointTracks, CameraSolve, ObjectGroups, DepthMaps, Lifted)
+Result = TypeVar("Result", PointTracks, masks.GivenMasks, CameraSolve, ObjectGroups, DepthMaps, Lifted)
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class SolveSettings:
 
     focal_mm with sensor_mm (its longer side), or fov (degrees across), or neither: estimated. frames: (first, stop) of
     the footage, None for all. step: look at every step-th frame only, those between are interpolated. masks: a folder
-    of mask images (see `masks.read`), or None. tracker: what follows the points, see `trackers.create`.
+    of mask images (see `masks.read`), or None. tracker: what follows the points, see `trackers.create`. clicks: on
+    what moves, to be followed by a network (see `clicking`).
     """
 
     focal_mm: float | None = None
@@ -62,6 +64,12 @@ class SolveSettings:
     step: int = 1
     masks: Path | None = None
     tracker: str = trackers.DEFAULT
+    clicks: tuple[Click, ...] = ()
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Those of STAGES that a solve with these settings goes through."""
+        return tuple(stage for stage in STAGES if self.clicks or stage != "masks")
 
     def focal(self, size: tuple[int, int]) -> Focal | None:
         """For a picture of `size`. Raises BadShot when the values cannot be."""
@@ -137,12 +145,25 @@ def solve_footage(
     Raises Cancelled, and RetakeError where the shot cannot be solved: why, and what to do.
     """
     chosen = _chosen(reader.footage, settings)
+    clicking.check(settings.clicks, reader.footage, chosen)
+    network = clicking.network(store) if settings.clicks else ""
     run = _Run(reader, settings, chosen, Kept(folder), report)
     followed = run.points()
     given = None if settings.masks is None else masks.read(settings.masks, chosen, run.pictures.size)
     focal = settings.focal(run.pictures.size)
 
-    with_focal = (run.name, None if focal is None else [focal.px, focal.source], _masks_name(settings.masks))
+    masked = [_masks_name(settings.masks), [str(click) for click in settings.clicks], network, clicking.VERSION]
+    if settings.clicks:
+        scale = (run.pictures.size[0] / reader.footage.width, run.pictures.size[1] / reader.footage.height)
+        drawn = given
+        given = run.stage(
+            "masks",
+            masks.GivenMasks,
+            key(run.name, masked),
+            lambda: clicking.follow(settings.clicks, run.pictures, chosen, scale, report, store, drawn),
+            lambda made: look.of_masks(followed, made, run.pictures),
+        )
+    with_focal = (run.name, None if focal is None else [focal.px, focal.source], masked)
     hint = None if given is None else _still(followed, given, run.pictures.size)
     solved = run.stage(
         "cameras",
@@ -176,6 +197,8 @@ def solve_footage(
     )
     known = reader.footage
     notes = (*reader.notes, *lifted.notes)
+    if given is not None and settings.clicks:
+        notes = (*clicking.notes(given, settings.clicks, store), *notes)
     if settings.tracker != trackers.DEFAULT:
         notes = (*notes, f"The points were followed by {run.tracker.name} ({run.tracker.licence}).")
     if settings.step > 1:

@@ -13,7 +13,7 @@ from retake_backend.solve import masks
 from retake_backend.solve.masks import GivenMasks
 from retake_backend.solve.objects import find_objects
 from retake_backend.solve.stages import ObjectGroups
-from retake_shared.errors import BadFile, BadShot, Cancelled, RetakeError
+from retake_shared.errors import BadFile, BadShot, Cancelled
 
 from tests.backend.solve.sample import pictures, points, quiet, solved, truth
 
@@ -146,27 +146,3 @@ def test_masks_that_do_not_fit_are_refused_in_words(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("walker 1\n")
     with pytest.raises(BadFile, match="number and a name"):
         masks.read(tmp_path, range(3), SIZE)
-
-
-# ---- masks from a click ----
-
-
-def test_a_click_is_followed_through_all_frames(tmp_path: Path) -> None:
-    import torch
-    from retake_backend.models.random_weights import write_random
-    from retake_backend.weights.store import MissingWeights, WeightStore
-
-    torch.set_num_threads(1)
-    store = WeightStore(tmp_path)
-    frames = pictures()[:4]
-    with pytest.raises(MissingWeights, match=r"retake models pull sam2\.1-tiny"):
-        masks.click(frames, 4, 1, (300, 200), quiet, store)
-    write_random(masks.CLICK, tmp_path / masks.CLICK)
-    seen: list[int] = []
-    region = masks.click(frames, 4, 1, (300, 200), lambda p: seen.append(p.done), store)
-    assert region.shape == (4, 384, 672)
-    assert region.dtype == bool
-    assert seen[-1] == 4
-    np.testing.assert_array_equal(region, masks.click(frames, 4, 1, (300, 200), quiet, store))
-    with pytest.raises(RetakeError, match="not in the picture"):
-        masks.click(frames, 4, 1, (700, 200), quiet, store)
