@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -77,7 +78,18 @@ class FootageReader:
         if not self.path.exists():
             raise BadFile("does not exist.", str(self.path), "Choose the footage again.")
         still = self.path.suffix.lower() in IMAGE_SUFFIXES
-        self._source: _Images | _Video = _Images(self.path) if self.path.is_dir() or still else _Video(self.path)
+        self._begin(_Images(self.path) if self.path.is_dir() or still else _Video(self.path))
+
+    @classmethod
+    def of_pictures(cls, pictures: NDArray[np.uint8], fps: Fraction) -> FootageReader:
+        """Footage that is in memory already: (F, H, W, 3) uint8 sRGB."""
+        reader = cls.__new__(cls)
+        reader.path = Path("pictures in memory")
+        reader._begin(_Held(pictures, fps))
+        return reader
+
+    def _begin(self, source: _Images | _Video | _Held) -> None:
+        self._source = source
         self.footage = self._source.footage
         self.notes = tuple(self._source.notes)
         picture_bytes = self.footage.width * self.footage.height * 3
@@ -185,12 +197,30 @@ class _Images:
                 str(self.files[index]),
                 "All images of a folder must have one size.",
             )
-        if size is not None and size != picture.shape[1::-1]:
-            picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
-        yield index, picture
+        yield index, _scaled_down(picture, size)
 
     def close(self) -> None:
         pass
+
+
+class _Held:
+    """Pictures in memory."""
+
+    def __init__(self, pictures: NDArray[np.uint8], fps: Fraction) -> None:
+        self.pictures, self.notes = pictures, list[str]()
+        self.footage = Footage("pictures in memory", pictures.shape[2], pictures.shape[1], fps, len(pictures))
+
+    def pictures_up_to(self, index: int, size: tuple[int, int] | None = None) -> Iterator[tuple[int, Picture]]:
+        yield index, _scaled_down(self.pictures[index], size)
+
+    def close(self) -> None:
+        pass
+
+
+def _scaled_down(picture: Picture, size: tuple[int, int] | None) -> Picture:
+    if size is None or size == picture.shape[1::-1]:
+        return picture
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 # --- videos ---------------------------------------------------------------------------------------------------------
@@ -430,16 +460,53 @@ def write_video(path: str | Path, pictures: Iterable[Picture], fps: Fraction | f
     return count
 
 
-def _encode_video(path: Path, pictures: Iterable[Picture], fps: Fraction, quality: int) -> int:
+def encode_video(pictures: Iterable[Picture], fps: Fraction, quality: int) -> bytes:
+    """The bytes of an H.264 MP4 with colour in every pixel (4:4:4), as small pictures need it. Raises RetakeError."""
+    stream = io.BytesIO()
+    _encode_video(stream, pictures, fps, quality, "yuv444p")
+    return stream.getvalue()
+
+
+def decode_video(data: bytes, shape: tuple[int, int, int], where: str) -> NDArray[np.uint8]:
+    """The pictures of a whole video in memory, (F, H, W, 3) uint8 sRGB. Raises BadFile unless they are of shape
+    (F, H, W), before there is room taken for more."""
+    frames, height, width = shape
+    remedy = "It is damaged; make it again."
+    pictures: list[Picture] = []
+    try:
+        with av.open(io.BytesIO(data), format="mp4") as container:
+            if not container.streams.video:
+                raise BadFile("holds no video stream.", where, remedy)
+            stream = container.streams.video[0]
+            if (stream.width, stream.height) != (width, height):
+                raise BadFile(f"is {stream.width}x{stream.height} px, not {width}x{height}.", where, remedy)
+            stream.thread_count = 1
+            for frame in container.decode(stream):
+                if (frame.width, frame.height) != (width, height) or len(pictures) == frames:
+                    raise BadFile(f"holds more than {frames} pictures of {width}x{height} px.", where, remedy)
+                pictures.append(_picture(frame))
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise BadFile(f"cannot be decoded ({error}).", where, remedy) from error
+    if len(pictures) != frames:
+        raise BadFile(f"holds {len(pictures)} pictures, not {frames}.", where, remedy)
+    return np.stack(pictures)
+
+
+def _encode_video(
+    target: Path | io.BytesIO, pictures: Iterable[Picture], fps: Fraction, quality: int, pixels: str = ""
+) -> int:
+    """Into a file, or memory. pixels: the format that is encoded, "" for what players like best."""
     count = 0
     stream: Any = None
-    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
+    in_file = isinstance(target, Path)
+    options = {"movflags": "faststart"} if in_file else {}  # which opens the file a second time
+    with av.open(str(target) if in_file else target, "w", format="mp4", options=options) as container:
         for picture in pictures:
             height, width = picture.shape[:2]
             if stream is None:
                 stream = container.add_stream("libx264", rate=fps)
                 stream.width, stream.height = width, height
-                stream.pix_fmt = "yuv420p" if width % 2 == 0 and height % 2 == 0 else "yuv444p"
+                stream.pix_fmt = pixels or ("yuv420p" if width % 2 == 0 and height % 2 == 0 else "yuv444p")
                 stream.options = {"crf": str(quality), "preset": "veryfast"}
                 context = stream.codec_context
                 context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
@@ -452,6 +519,6 @@ def _encode_video(path: Path, pictures: Iterable[Picture], fps: Fraction, qualit
             container.mux(stream.encode(frame))
             count += 1
         if stream is None:
-            raise RetakeError("there is no picture to write.", str(path))
+            raise RetakeError("there is no picture to write.", str(target) if in_file else "")
         container.mux(stream.encode(None))
     return count

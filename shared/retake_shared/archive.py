@@ -60,10 +60,11 @@ _DAMAGED = "Copy or save the file again; it is damaged."
 _NOT_OURS = "Use a file that Retake saved, or import the solver's own file."
 
 
-def to_bytes(content: Solve | Edit) -> bytes:
-    """The file's bytes: same content, same bytes. Raises BadShot when the arrays exceed MAX_BYTES."""
+def to_bytes(content: Solve | Edit, *, compress: bool = False) -> bytes:
+    """The file's bytes: same content, same bytes, unless compressed (see `save`). Raises BadShot when the arrays exceed
+    MAX_BYTES."""
     stream = io.BytesIO()
-    _write(stream, content, zipfile.ZIP_STORED)
+    _write(stream, content, zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED)
     return stream.getvalue()
 
 

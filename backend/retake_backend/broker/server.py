@@ -20,7 +20,7 @@ from retake_shared.connection import Connection
 from retake_shared.errors import BadFile, RetakeError
 from retake_shared.protocol import Message, Refused
 
-from .. import __version__
+from .. import __version__, locking
 from .assets import AssetStore, storage_error
 from .models import Models
 from .store import JobStore
@@ -72,7 +72,7 @@ def serve(home: Path, limits: Limits | None = None, started: Callable[[Connectio
     except OSError as error:
         raise storage_error(error, home) from None
     with lock:
-        if not _lock(lock.fileno()):
+        if not locking.lock(lock.fileno()):
             raise AlreadyRunning(home, _other_address(home))
         broker = Broker(home, limits or Limits())
         try:
@@ -469,22 +469,6 @@ def _signals(end: Callable[[], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _lock(descriptor: int) -> bool:
-    """Take the lock of a home; the system frees it when this process ends, however it ends."""
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def _other_address(home: Path, patience: float = 5.0) -> str:

@@ -215,10 +215,21 @@ def pair_tracks(
     both views throughout are left out. Any number of tracks may remain, 0 too. Raises BadShot when the edit is not of
     this solve or the window lies outside the shot.
     """
+    return pair_tracks_at(solve, edit, latent_frames(*window, frames=len(solve)), grid, framing, settings)
+
+
+def pair_tracks_at(
+    solve: Solve,
+    edit: Edit,
+    at: NDArray[np.int64],
+    grid: tuple[int, int],
+    framing: Framing | None = None,
+    settings: PairingSettings | None = None,
+) -> TrackPairs:
+    """As `pair_tracks`, at the footage frames that `at` (f,) names. Raises BadShot when the edit is not of this solve."""
     edit.check_against(solve)
     settings = settings or PairingSettings()
     framing = framing or Framing.whole(solve.cameras)
-    at = latent_frames(*window, frames=len(solve))
     rows = edit.source_track
     source_cameras, target_cameras = (
         Cameras(cameras.c2w[at], cameras.K[at], cameras.width, cameras.height)
