@@ -12,17 +12,13 @@ and nothing is ever unpacked to the disk.
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import json
-import os
+import itertools
 import warnings
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
-from types import TracebackType
 from typing import IO
 
 import numpy as np
@@ -31,248 +27,19 @@ from numpy.typing import NDArray
 from retake_shared.errors import BadFile, RetakeError
 from torch.utils.data import IterableDataset, get_worker_info
 
-from .. import locking
 from . import shards, shards_pairs
 from .pairs import Pair
+from .shards_writer import PairWriter, index
 
-VERSION = 1
-INDEX = "dataset.json"
-_REMEDY = "Give the folder of a data set that Retake wrote."
+__all__ = ["DamagedData", "PairDataset", "PairWriter", "index", "read"]
+
+
+_REMEMBERED = 64
+"""Shards of which is known where what lies: as many as a window of shuffled examples usually lies in."""
 
 
 class DamagedData(UserWarning):
     """Part of a data set cannot be used; it is left out, and counted."""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One line of `dataset.json`. pairs, frames: how many lie in it. sha256: of the file."""
-
-    name: str
-    pairs: int
-    frames: int
-    bytes: int
-    sha256: str
-
-
-def index(folder: Path) -> tuple[Shard, ...]:
-    """The shards of a data set, in order. Raises BadFile."""
-    path = folder / INDEX
-    try:
-        data = json.loads(path.read_bytes())
-        if data["retake"] != "dataset" or data["version"] != VERSION:
-            raise BadFile(f"is version {data['version']!r:.40} of {data['retake']!r:.40}.", str(path), "Update Retake.")
-        found = tuple(
-            Shard(str(s["name"]), int(s["pairs"]), int(s["frames"]), int(s["bytes"]), str(s["sha256"]))
-            for s in data["shards"]
-        )
-    except OSError as error:
-        raise BadFile(f"cannot be read ({error.strerror}).", str(path), _REMEDY) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadFile(f"is no data set's index ({error!r:.80}).", str(path), _REMEDY) from error
-    for shard in found:
-        if not _is_shard(shard.name) or shard.pairs < 0:
-            raise BadFile(f"names {shard.name!r:.80} as a shard.", str(path), _REMEDY)
-    return found
-
-
-def _is_shard(name: str) -> bool:
-    stem, dot, suffix = name.partition(".")
-    return dot + suffix == ".tar" and stem.startswith("shard_") and stem[6:].isascii() and stem[6:].isdecimal()
-
-
-# --- writing --------------------------------------------------------------------------------------------------------
-
-
-class PairWriter:
-    """Adds examples to the data set in `folder`, which is made where it is not there; a context manager.
-
-    per_shard: examples in a shard. depth: keep the solves' depth maps, which are much the largest part of an example
-    and of use only for making the reprojection. names: of the examples that are there; one that is added is there even
-    if this process is killed. One writer at a time. Leaving the block ends the last shard; after an error it stays in
-    the making, and the next writer goes on with it. Raises RetakeError (disk full, folder in use), BadFile.
-    """
-
-    def __init__(self, folder: Path, per_shard: int = 64, depth: bool = True) -> None:
-        self.folder, self.per_shard, self.depth = Path(folder), per_shard, depth
-        self.names: set[str] = set()
-        self._stream: IO[bytes] | None = None
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.folder / ".writing", "ab")  # noqa: SIM115 - held until close
-        if not locking.lock(self._lock.fileno()):
-            self._lock.close()
-            raise RetakeError("somebody is writing there.", str(self.folder), "Wait for it, or use another folder.")
-        try:
-            self._resume()
-        except BaseException:
-            self._release()
-            raise
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.names
-
-    def add(self, pair: Pair, name: str) -> None:
-        """Add an example under a name of letters, digits, - and _ that no other has. It is there when this returns."""
-        if not shards.NAME.fullmatch(name):
-            raise RetakeError(f"{name!r:.100} is no name.", "dataset", "Use up to 80 of A-Z a-z 0-9 - and _.")
-        if name in self.names:
-            raise RetakeError(f"{name} is there already.", str(self.folder), "Give every example its own name.")
-        members, info = shards_pairs.to_members(pair, self.depth)
-        data = shards.pack(name, members, info)
-        try:
-            stream = self._stream or self._begin()
-            whole = stream.seek(0, 2)
-            try:
-                stream.write(data)
-                stream.flush()
-            except BaseException:
-                self._cut(whole)
-                raise
-        except OSError as error:
-            raise _unwritable(error, self.folder) from error
-        self.names.add(name)
-        self._pairs += 1
-        self._frames += len(pair)
-        if self._pairs >= self.per_shard:
-            self._end_shard()
-
-    def close(self, finished: bool = True) -> None:
-        """End the last shard, or leave it for the next writer. Nothing can be added afterwards."""
-        try:
-            if finished and self._stream is not None and self._pairs:
-                self._end_shard()
-        finally:
-            self._release()
-
-    def __enter__(self) -> PairWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close(finished=error is None)
-
-    # --- the folder ---
-
-    def _resume(self) -> None:
-        """Find what is there; finish what a writer before was killed in."""
-        try:
-            known = {shard.name: shard for shard in index(self.folder)}
-        except BadFile:
-            if (self.folder / INDEX).exists():
-                raise
-            known = {}
-        self._shards = []
-        for path in sorted(self.folder.glob("shard_*.tar")):
-            if not _is_shard(path.name):
-                continue
-            with open(path, "rb") as stream:
-                found = shards.scan(stream)
-            self.names |= {entry.name for entry in found.entries}
-            self._shards.append(known.get(path.name) or self._described(path, found))
-        self._number = 1 + max((int(s.name[6:-4]) for s in self._shards), default=-1)
-        self._pairs = self._frames = 0
-        part = self._part
-        if part.exists():
-            self._go_on(part)
-        self._write_index()
-
-    def _go_on(self, part: Path) -> None:
-        """Continue a shard in the making, behind its last whole example."""
-        self._stream = open(part, "r+b", buffering=0)  # noqa: SIM115 - held until the shard ends
-        whole = 0
-        for entry in shards.scan(self._stream).entries:
-            try:
-                _, info = shards.read(self._stream, entry, str(part))
-                self._frames += int(info["shape"][0])
-            except (BadFile, LookupError, TypeError, ValueError):  # it was not on the disk when the power went
-                break
-            self.names.add(entry.name)
-            self._pairs += 1
-            whole = entry.end
-        self._cut(whole)
-        if self._pairs >= self.per_shard:
-            self._end_shard()
-
-    @property
-    def _part(self) -> Path:
-        return self.folder / f"shard_{self._number:05d}.part"
-
-    def _begin(self) -> IO[bytes]:
-        self._stream = open(self._part, "w+b", buffering=0)  # noqa: SIM115 - held until the shard ends
-        return self._stream
-
-    def _cut(self, size: int) -> None:
-        if self._stream is not None:
-            self._stream.truncate(size)
-            self._stream.seek(size)
-
-    def _end_shard(self) -> None:
-        assert self._stream is not None
-        whole = self._stream.seek(0, 2)
-        try:
-            try:
-                shards.end(self._stream)
-                os.fsync(self._stream.fileno())
-            except BaseException:
-                self._cut(whole)
-                raise
-            with open(self._part, "rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            size = self._stream.tell()
-            self._stream.close()
-            self._stream = None
-            path = self._part.with_suffix(".tar")
-            self._part.replace(path)
-            self._shards.append(Shard(path.name, self._pairs, self._frames, size, digest))
-            self._number += 1
-            self._pairs = self._frames = 0
-            self._write_index()
-        except OSError as error:
-            raise _unwritable(error, self.folder) from error
-
-    def _described(self, path: Path, found: shards.Scan) -> Shard:
-        """The line of a shard that is not in the index yet."""
-        frames = 0
-        with open(path, "rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            for entry in found.entries:
-                frames += int(shards.read(stream, entry, str(path))[1]["shape"][0])
-        return Shard(path.name, len(found.entries), frames, path.stat().st_size, digest)
-
-    def _write_index(self) -> None:
-        content = {
-            "retake": "dataset",
-            "version": VERSION,
-            "pairs": sum(shard.pairs for shard in self._shards),
-            "frames": sum(shard.frames for shard in self._shards),
-            "shards": [asdict(shard) for shard in self._shards],
-        }
-        part = self.folder / f"{INDEX}.part"
-        with open(part, "w", encoding="utf-8") as stream:
-            json.dump(content, stream, indent=1)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(self.folder / INDEX)
-
-    def _release(self) -> None:
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
-        self._lock.close()
-
-
-def _unwritable(error: OSError, folder: Path) -> RetakeError:
-    full = error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
-    remedy = "Free some space on that disk" if full else "Use a folder that you may write to"
-    why = error.strerror or str(error)
-    return RetakeError(f"cannot be written: {why}.", str(folder), f"{remedy}, and start again; nothing is lost.")
-
-
-# --- reading --------------------------------------------------------------------------------------------------------
 
 
 class _Shards:
@@ -282,7 +49,7 @@ class _Shards:
         listed = [(Path(folder) / shard.name, shard.pairs) for folder in folders for shard in index(Path(folder))]
         self.paths = [path for path, _ in listed]
         self.starts = [0, *accumulate(pairs for _, pairs in listed)]
-        self._open: tuple[int, IO[bytes], tuple[shards.Entry, ...]] | None = None
+        self._entries: OrderedDict[int, tuple[shards.Entry, ...]] = OrderedDict()
 
     def __len__(self) -> int:
         return self.starts[-1]
@@ -291,33 +58,28 @@ class _Shards:
         """Raises BadFile or BadShot when it is damaged."""
         at = bisect_right(self.starts, number) - 1
         path, place = self.paths[at], number - self.starts[at]
-        stream, entries = self._opened(at)
-        if place >= len(entries):
-            raise BadFile(f"example {place} of {self.starts[at + 1] - self.starts[at]} is not there.", str(path))
-        entry = entries[place]
-        members, info = shards.read(stream, entry, str(path))
-        return entry.name, shards_pairs.from_members(members, info, f"{path}: {entry.name}")
+        try:
+            with open(path, "rb") as stream:
+                entries = self._scanned(at, stream)
+                if place >= len(entries):
+                    raise BadFile(f"its example {place} is not there.", str(path), "Copy the shard again.")
+                members, info = shards.read(stream, entries[place], str(path))
+        except OSError as error:
+            raise BadFile(f"cannot be read: {error.strerror}.", str(path), "Copy the shard again.") from error
+        name = entries[place].name
+        return name, shards_pairs.from_members(members, info, f"{path}: {name}")
 
-    def _opened(self, at: int) -> tuple[IO[bytes], tuple[shards.Entry, ...]]:
-        if self._open is None or self._open[0] != at:
-            self.close()
-            path = self.paths[at]
-            try:
-                stream = open(path, "rb")  # noqa: SIM115 - kept until another shard is read
-            except OSError as error:
-                raise BadFile(f"cannot be opened: {error.strerror}.", str(path), "Copy the shard again.") from error
+    def _scanned(self, at: int, stream: IO[bytes]) -> tuple[shards.Entry, ...]:
+        if at not in self._entries:
             found = shards.scan(stream)
             expected = self.starts[at + 1] - self.starts[at]
             if found.damage or len(found.entries) < expected:
-                why = found.damage or "the index promises more"
-                warnings.warn(f"{path}: {len(found.entries)} of {expected} examples: {why}.", DamagedData, stacklevel=2)
-            self._open = (at, stream, found.entries)
-        return self._open[1], self._open[2]
-
-    def close(self) -> None:
-        if self._open is not None:
-            self._open[1].close()
-            self._open = None
+                what = f"{self.paths[at]}: {len(found.entries)} of {expected} examples"
+                warnings.warn(f"{what}: {found.damage or 'the rest is missing'}.", DamagedData, stacklevel=2)
+            self._entries[at] = found.entries
+            if len(self._entries) > _REMEMBERED:
+                self._entries.popitem(last=False)
+        return self._entries[at]
 
 
 def read(folder: Path | Sequence[Path]) -> Iterator[tuple[str, Pair]]:
@@ -325,15 +87,14 @@ def read(folder: Path | Sequence[Path]) -> Iterator[tuple[str, Pair]]:
     the last of which has the count. Raises BadFile when there is no data set."""
     held = _Shards([folder] if isinstance(folder, Path) else folder)
     skipped = 0
-    try:
-        for number in range(len(held)):
-            try:
-                yield held.name_and_pair(number)
-            except RetakeError as error:
-                skipped += 1
-                warnings.warn(str(error), DamagedData, stacklevel=2)
-    finally:
-        held.close()
+    for number in range(len(held)):
+        try:
+            found = held.name_and_pair(number)
+        except RetakeError as error:
+            skipped += 1
+            warnings.warn(str(error), DamagedData, stacklevel=2)
+        else:
+            yield found
     if skipped:
         warnings.warn(f"{skipped} of {len(held)} examples were left out.", DamagedData, stacklevel=2)
 
@@ -366,8 +127,10 @@ class PairDataset(IterableDataset[Pair]):
         self.folders = [folders] if isinstance(folders, Path) else list(folders)
         self.seed, self.shuffle, self.rank, self.world, self.batch = seed, shuffle, rank, world, batch
         self.position = 0
+        self._shards = _Shards(self.folders)
+        self._order: tuple[int, NDArray[np.int64]] | None = None
         self._skipped = torch.zeros(self._SLOTS, dtype=torch.int64).share_memory_()
-        starts = _Shards(self.folders).starts
+        starts = self._shards.starts
         self.pairs, self._sizes = starts[-1], np.diff(starts)
         if self.pairs < world:
             raise BadFile(f"holds {self.pairs} examples for {world} processes.", str(self.folders[0]), "Make more.")
@@ -408,31 +171,29 @@ class PairDataset(IterableDataset[Pair]):
             numbers[at], numbers[other] = numbers[other], numbers[at]
         return numbers
 
+    def example(self, number: int) -> Pair:
+        """Example `number`, 0 and up without end, of the stream of all ranks together. Not for two threads at once."""
+        epoch, place = divmod(number, self.per_epoch * self.world)
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, self.order(epoch)
+        return self._good(self._order[1], place)
+
     def __iter__(self) -> Iterator[Pair]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        held = _Shards(self.folders)
-        epoch, order = -1, np.zeros(0, np.int64)
-        at = self.position
-        try:
-            while True:
-                if (at - self.position) // self.batch % workers == worker:
-                    if epoch != at // self.per_epoch:
-                        epoch = at // self.per_epoch
-                        order = self.order(epoch)
-                    place = at % self.per_epoch * self.world + self.rank
-                    yield self._good(held, order, place, worker)
-                at += 1
-        finally:
-            held.close()
+        begun = self.position
+        for at in itertools.count(begun):
+            if (at - begun) // self.batch % workers == worker:
+                yield self.example(at * self.world + self.rank)
 
-    def _good(self, held: _Shards, order: NDArray[np.int64], place: int, worker: int) -> Pair:
+    def _good(self, order: NDArray[np.int64], place: int) -> Pair:
         """The example at a place of the order, or the next good one behind it."""
+        info = get_worker_info()
         for ahead in range(len(order)):
             number = int(order[(place + ahead) % len(order)])
             try:
-                return held.name_and_pair(number)[1]
+                return self._shards.name_and_pair(number)[1]
             except RetakeError as error:
-                self._skipped[worker % self._SLOTS] += 1
+                self._skipped[info.id % self._SLOTS if info else 0] += 1
                 warnings.warn(str(error), DamagedData, stacklevel=2)
         raise BadFile("holds no example that can be read.", str(self.folders[0]), "Make the data set again.")
