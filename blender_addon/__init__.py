@@ -3,7 +3,7 @@
 `scene` holds the shot as bpy data, `operators` are thin calls of its functions, `link` talks to the backend.
 """
 
-from . import cli, panels, preferences, properties, rendering, solving
+from . import cli, marks_panel, panels, preferences, properties, rendering, solving
 from .operators import (
     backend,
     camera,
@@ -14,6 +14,7 @@ from .operators import (
     first_frame,
     generating,
     importing,
+    marking,
     placing,
     solve_footage,
     taking,
@@ -27,6 +28,7 @@ _MODULES = (
     solving,
     importing,
     solve_footage,
+    marking,
     tracking,
     exporting,
     choosing,
@@ -39,6 +41,7 @@ _MODULES = (
     backend,
     fetching,
     panels,
+    marks_panel,
     cli,
 )
 

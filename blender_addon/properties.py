@@ -5,6 +5,7 @@
     Object.retake          the shot's settings and takes, on its root
     Object.retake_handle   an object of the shot, on its handle
     Mesh.retake_archive    the solve's bytes, on the reference mesh; Mesh.retake_sha256 names them
+    MovieClip.retake_marks what the artist pointed at as moving by itself, for the next solve of that footage
     Scene.retake_shot      the shot that the panels show when none of its objects is active
     WindowManager.retake   the job that runs and the backend's state
 
@@ -118,6 +119,14 @@ class RetakeHandle(PropertyGroup):
     reverse: BoolProperty(name="Reverse", description="The motion runs backwards")
 
 
+class RetakeMark(PropertyGroup):
+    """Something moves by itself here. Marks of one `name` are one object; one without a name is one of its own."""
+
+    name: StringProperty(name="Object", description="What it is. Marks of one name are one object")
+    frame: IntProperty(name="Frame", description="Of the footage, counted from 1", default=1, min=1)
+    at: FloatVectorProperty(name="Place", description="Pixels from the upper left corner", size=2, min=0.0)
+
+
 def _set_footage(shot: RetakeShot, path: str) -> None:
     if shot.clip:
         shot.clip.filepath = path
@@ -190,7 +199,7 @@ class RetakeState(PropertyGroup):
 
 
 _register_classes, _unregister_classes = bpy.utils.register_classes_factory(
-    (RetakeTake, RetakeHandle, RetakeShot, RetakeState)
+    (RetakeTake, RetakeHandle, RetakeMark, RetakeShot, RetakeState)
 )
 
 _PROPERTIES = (
@@ -198,6 +207,7 @@ _PROPERTIES = (
     (Object, "retake_track", IntProperty(name="Track", default=-1, min=-1)),
     (Object, "retake", PointerProperty(type=RetakeShot)),
     (Object, "retake_handle", PointerProperty(type=RetakeHandle)),
+    (MovieClip, "retake_marks", CollectionProperty(type=RetakeMark)),
     (Mesh, "retake_archive", StringProperty(subtype="BYTE_STRING")),
     (Mesh, "retake_sha256", StringProperty(description="Of retake_archive, so that it is parsed only once")),
     (

@@ -18,6 +18,7 @@ from retake_shared.errors import RetakeError
 
 from . import preferences
 from .messages import SolveEnded, SolveProgress
+from .scene import marking, shots
 from .scene.pairing import PICTURES
 from .solve_process import RECORD, SolveJob, read_record
 
@@ -162,6 +163,7 @@ def bring_in(context: bpy.types.Context) -> None:
     except RuntimeError as error:  # what the operator reported
         current.state, current.words = "failed", str(error).removeprefix("Error:").strip()
         return
+    marking.keep(shots.active_shot(context).retake.clip, job.words)
     current.state = "done"
 
 

@@ -11,7 +11,7 @@ from retake_shared.errors import BadShot, RetakeError
 
 from .. import solving
 from ..messages import Printer
-from ..scene import footage_clip, pairing
+from ..scene import footage_clip, marking, pairing
 from ..solve_report import LIGHTS, parsed
 from .importing import look_through_camera
 
@@ -111,7 +111,7 @@ class RETAKE_OT_solve_footage(bpy.types.Operator):
             return {"CANCELLED"}
         return _ended(self, context)
 
-    def draw(self, _context: bpy.types.Context) -> None:
+    def draw(self, context: bpy.types.Context) -> None:
         layout = self.layout
         layout.use_property_split = True
         layout.use_property_decorate = False
@@ -132,6 +132,10 @@ class RETAKE_OT_solve_footage(bpy.types.Operator):
         column.prop(self, "last")
         layout.prop(self, "step")
         layout.prop(self, "masks")
+        clip = marking.clip_of(context, self.filepath)
+        if clip is not None and clip.retake_marks:
+            count = len(clip.retake_marks)
+            layout.label(text=f"{count} mark{'s' if count > 1 else ''} of what moves", icon="EYEDROPPER")
         layout.prop(self, "set_scene")
         if self.set_scene and self._at_stake:
             box = layout.box()
@@ -155,6 +159,9 @@ class RETAKE_OT_solve_footage(bpy.types.Operator):
             words += ["--step", str(self.step)]
         if self.masks:
             words += ["--masks", str(Path(bpy.path.abspath(self.masks)).absolute())]
+        clip = marking.clip_of(bpy.context, self.filepath)
+        if clip is not None:
+            words += marking.words(clip)
         return tuple(words)
 
 
