@@ -86,8 +86,13 @@ def _directions(scenes: Scenes, frame: _Frame, size: tuple[int, int], samples: i
 def _local_rays(frame: _Frame, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
     """World rays (B, N or 1, 3) in every primitive's own space: (B, P, N or 1, 3) each."""
     columns = frame.inverse[:, :, None, :3, :3].unbind(-1)  # summed by hand: batched 3 x 3 products are slow on CPUs
-    turned = [sum(v[:, None, :, i : i + 1] * columns[i] for i in range(3)) for v in (origin, direction)]
-    return turned[0] + frame.inverse[:, :, None, :3, 3], turned[1]
+
+    def turned(vector: Tensor) -> Tensor:
+        x, y, z = (vector[:, None, :, i : i + 1] for i in range(3))
+        total: Tensor = x * columns[0] + y * columns[1] + z * columns[2]
+        return total
+
+    return turned(origin) + frame.inverse[:, :, None, :3, 3], turned(direction)
 
 
 def _first_hit(frame: _Frame, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor, Tensor]:

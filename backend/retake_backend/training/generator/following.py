@@ -91,5 +91,6 @@ def follow(scenes: Scenes, view: int, seen: Seen, points: Points) -> Followed:
         uv.append(place)
         depth.append(z)
         visible.append(present & shown(seen, batch, t, place, z, points.primitive))
-    stacked = [torch.stack(values, 1) for values in (world, uv, depth, visible)]
-    return Followed(*stacked[:3], present[:, None].expand_as(stacked[3]), stacked[3])
+    seen_at = torch.stack(visible, 1)
+    there = present[:, None].expand_as(seen_at)
+    return Followed(torch.stack(world, 1), torch.stack(uv, 1), torch.stack(depth, 1), there, seen_at)

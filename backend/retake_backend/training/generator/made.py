@@ -137,9 +137,9 @@ def _pair(shot: _Shot, settings: GeneratorSettings, index: int, seed: int) -> Pa
         cameras[TARGET], plain(target.world), plain(target.present), np.arange(len(primitive), dtype=np.int32),
         when[primitive].T.astype(np.float32), primitive, names,
     )  # fmt: skip
-    videos = [
+    before, after = (
         np.ascontiguousarray((plain(p) * 255).round().clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1))
         for p in shot.pictures
-    ]
+    )
     origin = {"kind": "generated", "name": f"generated-{seed}-{index}", "seed": seed, "index": index}
-    return Pair(*videos, solve, edit, origin=origin)
+    return Pair(before, after, solve, edit, origin=origin)

@@ -1,8 +1,8 @@
 """Generated sources reprojected along their edits, as `preview` would: from geometry that is nearly right.
 
 Every target pixel asks where its surface was in the source, in the same frame first and then in the nearest ones; what
-no frame shows is a hole, filled smoothly from its edge. A solve is never exact, so the geometry that is asked is
-bent a little: edges tear and near misses take colours from beside them, as they do on real shots.
+no frame shows is a hole, filled smoothly from its edge. A solve is never exact, and it is worst at outlines: there a
+pixel may be taken for the other side, so edges tear and take colours from beside them, as they do on real shots.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ def move(
 ) -> tuple[Tensor, Tensor]:
     """The source (B, F, 3, H, W) as the target cameras would see it, and the holes (B, F, H, W) bool.
 
-    error: px by which the asked geometry is off, at the most usual (standard deviation; it varies smoothly).
+    error: px by which outlines are off, at the most usual (standard deviation; it varies smoothly).
     """
     moved, holes = [], []
     for t in range(source.shape[1]):
         asked = _asked(seen[TARGET], t, generator, error)
         rgb, known = _from_frames(scenes, seen[SOURCE], source, asked, t)
-        rgb, known = (a.unflatten(-1, source.shape[3:]) for a in (rgb.transpose(1, 2), known))
+        rgb, known = (a.reshape(*a.shape[:-1], *source.shape[3:]) for a in (rgb.transpose(1, 2), known))
         moved.append(fill(rgb, known))
         holes.append(~known)
     return torch.stack(moved, 1), torch.stack(holes, 1)
 
 
 def _asked(target: Seen, frame: int, generator: torch.Generator, error: float) -> Points:
-    """The surface that each pixel of a target frame is taken to show: the true one of a pixel nearby."""
+    """The surface that each pixel of a target frame is taken to show: its own, or near an outline what is beyond."""
     count, height, width = len(target.depth), *target.depth.shape[2:]
     coarse = torch.randn(count, 2, max(2, height // 8), max(2, width // 8), generator=generator)
     strength = 2 * error * torch.rand(count, 1, 1, 1, generator=generator)
@@ -43,8 +43,9 @@ def _asked(target: Seen, frame: int, generator: torch.Generator, error: float) -
     rows = (torch.arange(height, device=offset.device)[:, None] + offset[:, 1]).clamp(0, height - 1)
     columns = (torch.arange(width, device=offset.device) + offset[:, 0]).clamp(0, width - 1)
     at = (rows * width + columns).flatten(1)
-    local = target.local[:, frame].flatten(1, 2).gather(1, at[..., None].expand(-1, -1, 3))
-    return Points(target.primitive[:, frame].flatten(1).gather(1, at), local)
+    own, places = target.primitive[:, frame].flatten(1), target.local[:, frame].flatten(1, 2)
+    at = torch.where(own.gather(1, at) == own, torch.arange(height * width, device=at.device), at)
+    return Points(own.gather(1, at), places.gather(1, at[..., None].expand(-1, -1, 3)))
 
 
 def _from_frames(scenes: Scenes, seen: Seen, source: Tensor, asked: Points, t: int) -> tuple[Tensor, Tensor]:

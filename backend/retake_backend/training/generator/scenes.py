@@ -155,14 +155,15 @@ class _Draw:
     count: int
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
-        return low + (high - low) * torch.rand(self.count, *shape, generator=self.generator)
+        drawn: Tensor = low + (high - low) * torch.rand(self.count, *shape, generator=self.generator)
+        return drawn
 
     def whole(self, low: int, high: int, *shape: int) -> Tensor:
         return torch.randint(low, high, (self.count, *shape), generator=self.generator)
 
     def direction(self, *shape: int) -> Tensor:
         vector = torch.randn(self.count, *shape, 3, generator=self.generator)
-        return vector / vector.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+        return torch.nn.functional.normalize(vector, dim=-1)
 
 
 @dataclass(frozen=True)
@@ -280,6 +281,6 @@ def rotations(vector: Tensor) -> Tensor:
     """(..., 3, 3) of rotation vectors (..., 3) in radians (Rodrigues)."""
     x, y, z = vector.unbind(-1)
     zero = torch.zeros_like(x)
-    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
+    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).view(*vector.shape, 3)
     rotation: Tensor = torch.linalg.matrix_exp(cross)
     return rotation

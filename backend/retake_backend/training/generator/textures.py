@@ -37,7 +37,8 @@ def make_textures(
                 rgb[i] = _piece(pictures[int(torch.randint(len(pictures), (), generator=generator))], side, generator)
     outline = _outline(count, side, generator)
     alpha = torch.where(cut_out.flatten()[:, None, None, None], outline, torch.ones_like(outline))
-    return torch.cat([rgb.clamp(0, 1), alpha], 1).unflatten(0, cut_out.shape)
+    rgba = torch.cat([rgb.clamp(0, 1), alpha], 1)
+    return rgba.view(*cut_out.shape, *rgba.shape[1:])
 
 
 def _noise(count: int, side: int, generator: torch.Generator) -> Tensor:
