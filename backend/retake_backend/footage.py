@@ -507,7 +507,9 @@ def _encode_video(
                 stream = container.add_stream("libx264", rate=fps)
                 stream.width, stream.height = width, height
                 stream.pix_fmt = pixels or ("yuv420p" if width % 2 == 0 and height % 2 == 0 else "yuv444p")
-                stream.options = {"crf": str(quality), "preset": "veryfast"}
+                # Errors of colour count double in RGB; where every pixel has its own, they are kept as small as the rest.
+                fine = {"x264-params": "chroma-qp-offset=-6"} if pixels else {}
+                stream.options = {"crf": str(quality), "preset": "veryfast", **fine}
                 context = stream.codec_context
                 context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
                 context.color_range = 1  # limited

@@ -24,9 +24,11 @@ LAST = "pair.json"
 NAME = re.compile(r"[A-Za-z0-9_-]{1,80}")
 """What an example may be called."""
 
+END = bytes(1024)
+"""The end of a tar."""
+
 _MEMBER = re.compile(rf"({NAME.pattern})\.([a-z0-9]{{1,8}}\.[a-z0-9]{{1,8}})")
 _BLOCK = 512
-_END = bytes(2 * _BLOCK)
 _MAX_JSON = 1 << 20
 _MAX_MEMBER = 4 << 30
 _DAMAGED = "It is damaged; make it again."
@@ -60,11 +62,6 @@ def pack(name: str, members: Mapping[str, bytes], info: Mapping[str, Any]) -> by
         header.size = len(data)
         pieces += [header.tobuf(tarfile.USTAR_FORMAT), data, bytes(-len(data) % _BLOCK)]
     return b"".join(pieces)
-
-
-def end(stream: IO[bytes]) -> None:
-    """Write the end of a tar."""
-    stream.write(_END)
 
 
 def scan(stream: IO[bytes]) -> Scan:

@@ -98,14 +98,7 @@ class PairWriter:
         members, info = shards_pairs.to_members(pair, self.depth)
         data = shards.pack(name, members, info)
         try:
-            stream = self._stream or self._begin()
-            whole = stream.seek(0, 2)
-            try:
-                stream.write(data)
-                stream.flush()
-            except BaseException:
-                self._cut(whole)
-                raise
+            self._append(self._stream or self._begin(), data)
         except OSError as error:
             raise _unwritable(error, self.folder) from error
         self.names.add(name)
@@ -180,6 +173,17 @@ class PairWriter:
         self._stream = open(self._part, "w+b", buffering=0)  # noqa: SIM115 - held until the shard ends
         return self._stream
 
+    def _append(self, stream: IO[bytes], data: bytes) -> None:
+        """All of it or nothing."""
+        whole = stream.seek(0, 2)
+        try:
+            rest = memoryview(data)
+            while rest:  # a disk that is almost full takes a part, and says so only when asked for more
+                rest = rest[stream.write(rest) :]
+        except BaseException:
+            self._cut(whole)
+            raise
+
     def _cut(self, size: int) -> None:
         if self._stream is not None:
             self._stream.truncate(size)
@@ -190,7 +194,7 @@ class PairWriter:
         whole = self._stream.seek(0, 2)
         try:
             try:
-                shards.end(self._stream)
+                self._append(self._stream, shards.END)
                 os.fsync(self._stream.fileno())
             except BaseException:
                 self._cut(whole)
