@@ -1,4 +1,9 @@
-"""How near a picture is to the true one: PSNR and SSIM, over all of it or over a part."""
+"""How near a picture is to the true one: PSNR and SSIM, over all of it or over a part.
+
+`psnr` and `ssim` with a mask count the pixels, and the windows around the pixels, that the mask names. DyCheck's masked
+PSNR (mPSNR) is `psnr` with the co-visible mask; its masked SSIM (mSSIM) sees nothing outside the mask at all, which is
+another measure: `covisible_ssim`.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +49,49 @@ def ssim(picture: NDArray[np.uint8], truth: NDArray[np.uint8], mask: NDArray[np.
     if mask is not None:
         similarity = similarity[mask[inner]]
     return float(similarity.mean()) if similarity.size else float("nan")
+
+
+def covisible_ssim(picture: NDArray[np.uint8], truth: NDArray[np.uint8], mask: NDArray[np.bool_]) -> float:
+    """DyCheck's mSSIM (Gao et al. 2022): windows see only the pixels of mask (H, W), as partial convolutions do.
+
+    A window's sums over the mask are scaled up by the share of it that the mask leaves; one that the mask leaves empty
+    counts as 1, as in DyCheck's code. The mean over windows inside the picture and channels; nan for an empty mask.
+    """
+    _check(picture, truth, mask)
+    if not mask.any():
+        return float("nan")
+    a, b = picture.astype(np.float64) / 255, truth.astype(np.float64) / 255
+    mean_a, mean_b = _partial(a, mask), _partial(b, mask)
+    variance_a = np.maximum(_partial(a * a, mask) - mean_a**2, 0)
+    variance_b = np.maximum(_partial(b * b, mask) - mean_b**2, 0)
+    covariance = _partial(a * b, mask) - mean_a * mean_b
+    most = np.sqrt(variance_a * variance_b)
+    covariance = np.clip(covariance, -most, most)
+    c1, c2 = _C1 / 255**2, _C2 / 255**2
+    similarity = ((2 * mean_a * mean_b + c1) * (2 * covariance + c2)) / (
+        (mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2)
+    )
+    inner = (slice(SSIM_RADIUS, -SSIM_RADIUS),) * 2
+    return float(similarity[inner].mean())
+
+
+def _partial(values: NDArray[np.float64], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Gaussian window means of values (H, W[, C]) over the mask: along rows, then along columns (right inside only)."""
+    size = 2 * SSIM_RADIUS + 1
+    line = cv2.getGaussianKernel(size, SSIM_SIGMA)
+    known = mask.astype(np.float64)
+    for kernel in (line.T, line):
+        weight = known[..., None] if values.ndim == 3 else known
+        sums = _filtered(values * weight, kernel)
+        count = np.rint(_filtered(known, np.ones_like(kernel)))
+        scale = np.divide(size, count, out=np.zeros_like(count), where=count > 0)
+        values = sums * (scale[..., None] if values.ndim == 3 else scale)
+        known = (count > 0).astype(np.float64)
+    return values
+
+
+def _filtered(values: NDArray[np.float64], kernel: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(cv2.filter2D(values, cv2.CV_64F, kernel, borderType=cv2.BORDER_CONSTANT), np.float64)
 
 
 def _window(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -38,7 +38,7 @@ before, still the same although it no longer looks like its patch; found again a
 _FLAT = 0.5
 _WIDE, _WIDE_FROM = 2.0, 0.15
 """px by which noise may move a point; more is too flat a place to follow."""
-_EDGE = 0.8
+EDGE = 0.8
 """px per frame by which flow may differ within a patch; more is the border of something that moves on its own."""
 _CONSISTENT, _CONSISTENT_SHARE = 0.7, 0.05
 """px, and share of the motion, by which flow there and back may miss."""
@@ -127,7 +127,7 @@ class _Tracker:
 
     def step(self, t: int, ahead: Flow, back: Flow) -> None:
         """Take the points from frame t to t + 1; new ones first, where frame t has none."""
-        self.edge = _edges(ahead)
+        self.edge = edges(ahead)
         self._seed(t, ahead, back)
         image = patches.smooth(self.frames[t + 1])
         self._advance(t, image, ahead, back)
@@ -164,7 +164,7 @@ class _Tracker:
         if len(doubt):
             same = patches.correlation(self.image, p[doubt], image, q[doubt])
             rim = ~whole[doubt]
-            calm = sample(self.edge, p[doubt]) < _EDGE
+            calm = sample(self.edge, p[doubt]) < EDGE
             on = (rim | (same >= _SAME)) & calm  # a patch that the frame cuts off cannot be compared
             doubt, same, rim = doubt[on], same[on], rim[on]
             kept[doubt] = True
@@ -327,7 +327,7 @@ class _Tracker:
         returned = ahead + patches.taken(back, target)
         moved = np.linalg.norm(ahead, axis=2)
         score[np.linalg.norm(returned, axis=2) > _CONSISTENT + _CONSISTENT_SHARE * moved] = 0
-        score[self.edge > _EDGE] = 0
+        score[self.edge > EDGE] = 0
         rim = RADIUS + 1
         score[:rim], score[-rim:], score[:, :rim], score[:, -rim:] = 0, 0, 0, 0
         live = self.rows.uv[: self.count, t][self.rows.state[: self.count] == _LIVE]
@@ -382,7 +382,7 @@ class _Tracker:
         return PointTracks(uv, visible, confidence.astype(np.float32)).select(visible.sum(0) >= SHORTEST)
 
 
-def _edges(flow: Flow) -> NDArray[np.float32]:
+def edges(flow: Flow) -> NDArray[np.float32]:
     """(h, w) px by which flow differs within a patch."""
     coarse = np.ascontiguousarray(flow[::2, ::2])
     box = np.ones((5, 5), np.uint8)
