@@ -100,16 +100,22 @@ def _draw_on_picture() -> None:
         here = mark.frame == view.frame
         colour = _HERE if here else _ELSEWHERE
         around = [(x + _RADIUS * scale * cos(a * pi / 16), y + _RADIUS * scale * sin(a * pi / 16)) for a in range(33)]
-        shader.uniform_float("color", colour)
-        gpu.state.line_width_set(2.0)
-        batch_for_shader(shader, "LINE_STRIP", {"pos": around}).draw(shader)
+        lines = [batch_for_shader(shader, "LINE_STRIP", {"pos": around})]
         if here:
             cross = [(x - 3 * scale, y), (x + 3 * scale, y), (x, y - 3 * scale), (x, y + 3 * scale)]
-            batch_for_shader(shader, "LINES", {"pos": cross}).draw(shader)
-        blf.size(0, 11 * scale)
+            lines.append(batch_for_shader(shader, "LINES", {"pos": cross}))
+        for width, drawn in ((4.0, (0.0, 0.0, 0.0, 0.7 * colour[3])), (2.0, colour)):  # seen on any picture
+            gpu.state.line_width_set(width)
+            shader.uniform_float("color", drawn)
+            for line in lines:
+                line.draw(shader)
+        blf.size(0, 12 * scale)
+        blf.enable(0, blf.SHADOW)
+        blf.shadow(0, 3, 0, 0, 0, colour[3])
         blf.color(0, *colour)
         blf.position(0, x + (_RADIUS + 4) * scale, y - 4 * scale, 0)
         blf.draw(0, mark.name if here else f"{mark.name} {mark.frame}".strip())
+    blf.disable(0, blf.SHADOW)
     gpu.state.line_width_set(1.0)
     gpu.state.blend_set("NONE")
 

@@ -74,6 +74,22 @@ def test_the_engines_panels_in_its_window(window, sample_shot: Path, tmp_path: P
     assert len(list(tmp_path.glob("*.png"))) >= 14
 
 
+def test_marking_what_moves_in_its_window(window, sample_shot: Path, tmp_path: Path) -> None:
+    """With a real mouse: a mark that lies elsewhere than where it was clicked masks something else."""
+    shot = ("--footage", sample_shot / "walk.mp4", "--solve", sample_shot / "walk.solve.npz")
+    command = [*window, "--python", SCRIPTS / "real_marks.py", "--", *shot, "--out", tmp_path]
+    environ = {**os.environ, "RETAKE_HOME": str(tmp_path / "home"), "RETAKE_MODELS": str(tmp_path / "models")}
+    done = subprocess.run(
+        [str(word) for word in command], cwd=SCRIPTS.parents[1], env=environ, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=400, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    told = json.loads((tmp_path / "marks.json").read_text())
+    assert told["px missed through the camera"] < 1
+    assert told["px missed in the editor"] < told["px of the footage to one of the screen"]
+    assert len(list(tmp_path.glob("*.png"))) == 4
+
+
 def test_solving_footage_in_its_window(window, sample_shot: Path, tmp_path: Path) -> None:
     """The first second of the sample shot, small: refused, begun, cancelled, gone on with, imported, slid in depth."""
     import cv2
