@@ -1,4 +1,4 @@
-"""The command line of the backend: `retake serve | solve | render | convert | export | compare | frame | models | doctor`.
+"""The command line of the backend: `retake serve | solve | render | train | fit | convert | export | ...` (--help).
 
 Exit codes: 0 done, 1 something is not right (doctor, models verify), 2 bad input or bad usage, 130 stopped by the user. Modules load
 when a command needs them: `serve` starts without torch, `--help` without anything.
@@ -22,6 +22,10 @@ from . import __version__
 
 EXPORTS = ("npz", "colmap", "nerfstudio", "nuke", "chan")
 """The names of `retake_shared.exports.KINDS`, which are not loaded for `--help`."""
+
+
+DEPTHS = ("depth-anything-v2-small", "depth-pro")
+"""The names of `solve.monocular.NAMES`, likewise."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,7 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="retake", description="Render footage again along edited tracks and cameras.")
     parser.add_argument("--version", action="version", version=f"retake {__version__}")
     commands = parser.add_subparsers(
-        required=True, metavar="serve | solve | render | convert | export | compare | frame | models | doctor"
+        required=True,
+        metavar="serve | solve | render | train | fit | convert | export | compare | frame | models | doctor",
     )
 
     serve = commands.add_parser("serve", help="wait for jobs from Blender", description="Wait for jobs from Blender.")
@@ -94,6 +99,10 @@ def _parser() -> argparse.ArgumentParser:
     add_settings(render)
     add_first_frame(render)
     render.set_defaults(command=_render)
+
+    _add_train(commands.add_parser("train", help="train a model on pairs", description=_train.__doc__))
+
+    _add_fit(commands.add_parser("fit", help="train shortly on one shot", description=_fit.__doc__))
 
     _add_convert(commands.add_parser("convert", help="any solve to Retake's archive", description=_convert.__doc__))
 
@@ -121,6 +130,33 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--home", type=Path, metavar="DIR")
     doctor.set_defaults(command=_doctor)
     return parser
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `retake train`."""
+    parser.add_argument("config", metavar="CONFIG", help="a TOML file, or the name of a ready one: edit-by-track, ...")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="in the place of the configuration's own")
+    parser.add_argument("--show", action="store_true", help="print the configuration and do nothing, to copy it")
+    parser.add_argument("--slurm", default="", metavar="NODESxGPUS", help="print a Slurm script that trains on so many")
+    parser.set_defaults(command=_train)
+
+
+def _add_fit(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `retake fit`."""
+    parser.add_argument("footage", type=Path, metavar="FOOTAGE", help="a video, or a folder of images")
+    add_solve(parser, required=True)
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="checkpoints, samples and the result")
+    parser.add_argument(
+        "--engine", default="edit-by-track", choices=("edit-by-track", "track2view", "draft"),
+        help="whose model (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--from", dest="start", type=Path, metavar="DIR", help="the weights to go on from (the installed ones)"
+    )
+    parser.add_argument("--prompt", default="", help="what the shot shows")
+    parser.add_argument("--steps", type=int, default=0, metavar="N", help="how long (as the configuration says)")
+    parser.add_argument("--config", metavar="CONFIG", help="a TOML file (fit-ENGINE, see retake train --show)")
+    parser.set_defaults(command=_fit)
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
@@ -178,6 +214,9 @@ def _add_solve_footage(parser: argparse.ArgumentParser) -> None:
         "--tracker", default="flow", metavar="NAME",
         help="what follows the points (%(default)s): cotracker3, tapir, spatialtracker2, where you installed them",
     )  # fmt: skip
+    parser.add_argument(
+        "--depth", choices=DEPTHS, help=f"the network that tells depth ({DEPTHS[0]}, if it is here; else none)"
+    )
     parser.add_argument(
         "--progress", choices=("words", "json"), default="words", help="json: a line a step on stdout, for programs"
     )
@@ -254,6 +293,26 @@ def _render(arguments: argparse.Namespace) -> int:
     rate = (take.stop - take.start) / max(take.seconds, 1e-6)
     print(f"{arguments.out}: {take.stop - take.start} frames in {take.seconds:.1f} s ({rate:.1f} a second)")
     return 0
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    """Train a model as a TOML file says, or go on where it was stopped or killed. Ctrl-C leaves a checkpoint."""
+    from . import environment
+
+    os.environ.update(environment.RENDERING)
+    from .training import commands
+
+    return commands.train(arguments)
+
+
+def _fit(arguments: argparse.Namespace) -> int:
+    """Train shortly on one shot: clips of it at different times, each as the edit of another."""
+    from . import environment
+
+    os.environ.update(environment.RENDERING)
+    from .training import commands
+
+    return commands.fit(arguments)
 
 
 def _convert(arguments: argparse.Namespace) -> int:

@@ -1,0 +1,186 @@
+"""`retake train CONFIG` and `retake fit SHOT`: what they print and return."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+
+from retake_shared import fitting, formats
+from retake_shared.arguments import hints
+from retake_shared.errors import Cancelled, RetakeError
+
+from ..engines.base import Progress
+from .config import Config, read_config, ready_configs
+from .sources import Source
+
+
+class GentleStop:
+    """SIGINT and SIGTERM ask a training to stop after its step, with a checkpoint; a second one stops it at once."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._hear)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        os.write(2, b"\nretake: stopping after this step; once more to stop at once, without a checkpoint.\n")
+
+    def check(self) -> None:
+        """Raise Cancelled when the user wants the work to stop."""
+        if self._asked:
+            raise Cancelled
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """Train as a configuration says, or go on where it was stopped."""
+    if arguments.show:
+        print(_text(arguments.config), end="")
+        return 0
+    config = _changed(read_config(arguments.config), arguments.out)
+    if arguments.slurm:
+        from . import slurm
+        from .config import check_shares
+
+        nodes, gpus = slurm.nodes_and_gpus(arguments.slurm)
+        check_shares(config, nodes * gpus)
+        words = [str(arguments.config), *(["--out", str(arguments.out)] if arguments.out else [])]
+        print(slurm.script(words, Path(arguments.config).stem, nodes, gpus, Path.cwd()), end="")
+        return 0
+    _run(config, GentleStop().check)
+    return 0
+
+
+def fit(arguments: argparse.Namespace) -> int:
+    """Train shortly on one shot: footage and its solve."""
+    from ..footage import FootageReader
+    from .config import from_table
+    from .examples import HeldPairs
+    from .fit import FitSettings, shot_pairs
+
+    stop = GentleStop()
+    config = _changed(read_config(arguments.config or f"fit-{arguments.engine}"), arguments.out)
+    config = _going_on(config, arguments.start)
+    if arguments.steps:
+        if len(config.stage) != 1:
+            raise RetakeError("needs a configuration of one stage.", "--steps", "Change the steps in the file.")
+        config = replace(config, stage=(replace(config.stage[0], steps=arguments.steps),))
+    shots = [data for stage in config.stage for data in stage.data if data.shot]
+    if not shots:
+        raise RetakeError("trains on no shot.", str(arguments.config), "Add {shot = true} to the data of a stage.")
+    settings = from_table(FitSettings, shots[0].settings, "the shot's settings")
+    with FootageReader(arguments.footage) as reader, _Line(stop.check) as line:
+        found, read_notes = formats.read(arguments.solve, reader.footage, hints(arguments))
+        solve, fit_notes = fitting.bind(reader.footage, found, arguments.step)
+        for note in (*reader.notes, *read_notes, *fit_notes):
+            print(f"retake: {note}", file=sys.stderr)
+        pairs = shot_pairs(reader, solve, config.picture, settings, config.seed, line, arguments.prompt)
+    _run(config, stop.check, HeldPairs(pairs, config.picture, config.seed))
+    return 0
+
+
+def _run(config: Config, check: Callable[[], None], shot: Source | None = None) -> None:
+    """The training itself; says where it goes and what comes of it."""
+    from ..models import memory
+    from . import loop, registry
+    from .examples import open_held_out, open_stages
+    from .processes import Processes
+
+    processes = Processes(config.device, config.precision)
+    with _Line(check, told=processes.first) as line, memory.gpu_errors_in_words():
+        stages = open_stages(config, processes.device, shot)
+        held_out = open_held_out(config, processes.device)
+        trainee = registry.make_trainee(config.trainee, config.model)
+        if processes.first:
+            count = sum(p.numel() for p in trainee.module.parameters() if p.requires_grad)
+            print(f"{config.trainee}: {count:,} weights, {config.steps} steps to {config.out}", flush=True)
+        began = time.monotonic()
+        result = loop.train(config, trainee, stages, line, held_out=held_out, processes=processes, note=line.note)
+    if processes.first:
+        print(f"{result}: done in {time.monotonic() - began:.0f} s")
+        from ..weights.catalogue import CATALOGUE
+
+        if config.trainee in CATALOGUE:
+            print(f"To use it: retake models import {config.trainee} {result} --replace")
+
+
+def _changed(config: Config, out: Path | None) -> Config:
+    return replace(config, out=out) if out else config
+
+
+def _going_on(config: Config, start: Path | None) -> Config:
+    """The configuration with weights to go on from: those named, or installed, unless it says which itself."""
+    from ..weights.catalogue import CATALOGUE
+    from ..weights.store import WeightStore
+    from .registry import kind_of
+
+    key = kind_of(config.trainee).start
+    if start is None and key and key not in config.model and config.trainee in CATALOGUE:
+        entry = WeightStore().entry(config.trainee)
+        start = entry.place if entry.state == "installed" else None
+    if start is None:
+        return config
+    if not key:
+        raise RetakeError(f"{config.trainee} begins from nothing.", "--from", "Leave it out.")
+    return replace(config, model={**config.model, key: str(start)})
+
+
+def _text(config: str) -> str:
+    read_config(config)
+    return (ready_configs().get(config) or Path(config)).read_text("utf-8")
+
+
+class _Line:
+    """Progress on stderr: a line that changes in a terminal; elsewhere one for each stage and every tenth of it."""
+
+    def __init__(self, check: Callable[[], None], told: bool = True) -> None:
+        self._check, self._told, self._terminal = check, told, sys.stderr.isatty()
+        self._stage, self._tenth, self._shown = "", -1, 0.0
+        self._began, self._first = 0.0, 0
+
+    def __enter__(self) -> _Line:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._clear()
+
+    def __call__(self, progress: Progress) -> None:
+        self._check()
+        if not self._told:
+            return
+        now = time.monotonic()
+        if progress.stage != self._stage:
+            self._stage, self._tenth, self._began, self._first = progress.stage, -1, now, progress.done
+        share = f"{progress.stage}: {progress.done} of {progress.total}"
+        done = progress.done - self._first
+        if done and now - self._began > 3:  # before, it would be a guess
+            left = (now - self._began) / done * (progress.total - progress.done)
+            share += f", {left / 60:.0f} min left" if left > 90 else f", {left:.0f} s left"
+        if self._terminal:
+            if now - self._shown > 0.1 or progress.done == progress.total:
+                self._shown = now
+                width = shutil.get_terminal_size().columns - 1
+                print(f"\r\x1b[K{share[:width]}", end="", file=sys.stderr, flush=True)
+        elif 10 * progress.done // max(progress.total, 1) != self._tenth:
+            self._tenth = 10 * progress.done // max(progress.total, 1)
+            print(share, file=sys.stderr, flush=True)
+
+    def note(self, text: str) -> None:
+        """A sentence that stays."""
+        if self._told:
+            self._clear()
+            print(f"retake: {text}", file=sys.stderr, flush=True)
+
+    def _clear(self) -> None:
+        if self._terminal and self._shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

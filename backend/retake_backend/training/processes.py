@@ -1,0 +1,124 @@
+"""The processes of one training, by accelerate: who this is, sums over all, and weights split over them.
+
+A loss is no module's forward here, so gradients are summed once a step rather than by DistributedDataParallel while
+going back. With `sharding = "full"` the blocks of every stack of layers are split by FSDP (`fully_shard`); it sums
+theirs. What lies outside such stacks is small, and held whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Literal, cast
+
+import torch
+from accelerate import Accelerator
+from retake_shared.errors import RetakeError
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+class Processes:
+    """This process among the `count` of a training. precision: "bf16" or "fp32" arithmetic."""
+
+    def __init__(self, device: Literal["auto", "cpu"], precision: Literal["fp32", "bf16"]) -> None:
+        mixed = "bf16" if precision == "bf16" else "no"
+        self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision=mixed)
+        self.device: torch.device = self.accelerator.device
+        self.count = int(self.accelerator.num_processes)
+        self.index = int(self.accelerator.process_index)
+        self.first = self.index == 0
+        self.sharded = False
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Arithmetic in the chosen precision."""
+        return cast(AbstractContextManager[Any], self.accelerator.autocast())
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Over all processes, elementwise."""
+        if self.count == 1:
+            return values
+        return cast(Tensor, self.accelerator.reduce(values, "sum"))
+
+    def any(self, asked: bool) -> bool:
+        """Whether any process says so; all hear the same answer."""
+        if self.count == 1:
+            return asked
+        return bool(self.sum(torch.tensor([float(asked)], device=self.device)).item())
+
+    def wait(self) -> None:
+        """For all processes to come here."""
+        self.accelerator.wait_for_everyone()
+
+    def shard(self, module: nn.Module) -> None:
+        """Split the layers of every stack (nn.ModuleList) over the processes. Raises RetakeError when there is one only."""
+        if self.count == 1:
+            raise RetakeError(
+                'sharding is "full" and there is one process.', "sharding", "Start several (accelerate launch)."
+            )
+        mesh = init_device_mesh(self.device.type, (self.count,))
+        for stack in [each for each in module.modules() if isinstance(each, nn.ModuleList)]:
+            for layer in stack:
+                if any(True for _ in layer.parameters()) and not any(
+                    isinstance(inner, FSDPModule) for inner in layer.modules()
+                ):
+                    fully_shard(layer, mesh=mesh, reshard_after_forward=True)
+        self.sharded = True
+
+    @contextmanager
+    def whole_layers(self, module: nn.Module) -> Iterator[None]:
+        """Split layers as if they were not: each process has all weights. All processes must ask together."""
+        layers = [layer for layer in module.modules() if isinstance(layer, FSDPModule)]
+        for layer in layers:
+            layer.unshard()
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.reshard()
+
+    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Replace each gradient by its sum over all processes; one that was not touched counts as zero."""
+        whole = []
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            if isinstance(parameter.grad, DTensor):
+                parameter.grad.mul_(self.count)  # FSDP has taken the mean
+            else:
+                whole.append(parameter.grad)
+        if self.count == 1 or not whole:
+            return
+        for dtype in {gradient.dtype for gradient in whole}:
+            alike = [gradient for gradient in whole if gradient.dtype == dtype]
+            total = self.sum(torch.cat([gradient.flatten() for gradient in alike]))
+            for gradient, part in zip(alike, total.split([g.numel() for g in alike]), strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+    def norm(self, gradients: Iterable[Tensor | None]) -> Tensor:
+        """The norm of all gradients together, () float32; of all processes' parts where they are split."""
+        whole = torch.zeros((), device=self.device)
+        split = torch.zeros((), device=self.device)
+        for gradient in gradients:
+            if isinstance(gradient, DTensor):
+                split = split + gradient.to_local().float().square().sum()
+            elif gradient is not None:
+                whole = whole + gradient.float().square().sum()
+        return (whole + (self.sum(split) if self.sharded else split)).sqrt()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor on the CPU, wherever its parts lie; every process must ask."""
+    if isinstance(tensor, DTensor):
+        tensor = tensor.full_tensor()
+    return tensor.detach().to("cpu", copy=True).contiguous()
+
+
+def like(values: Tensor, example: Tensor) -> Tensor:
+    """Values of the CPU as the example lies: on its device, split as it is."""
+    values = values.to(example.device, example.dtype)
+    if isinstance(example, DTensor):
+        return distribute_tensor(values, example.device_mesh, example.placements)
+    return values
