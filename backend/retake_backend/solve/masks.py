@@ -31,6 +31,9 @@ ROWS = 128
 _STEPS = (5, 11)
 """Frames before and after at which a frame is compared with the still scene."""
 
+_CALM = 1.5
+"""Cells by which a point may move in that time for its object to be taken to stand still there."""
+
 _IMAGES = (".png", ".bmp", ".tif", ".tiff", ".webp", ".jpg", ".jpeg")
 _VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 _MAX_PIXELS = 100_000_000
@@ -209,8 +212,8 @@ def draw(
             continue
         rows_of, columns_of = np.nonzero(np.maximum.reduce(list(reaches.values())))
         window = (slice(rows_of.min(), rows_of.max() + 1), slice(columns_of.min(), columns_of.max() + 1))
-        changed = _changed(t, uv, points.visible, solve, colours, spread, window)
-        labels[t] = _label(uv[t, here], groups.labels[here], colours[t], changed, reaches, window, size)
+        changed, calm = _changed(t, uv, points.visible, solve, colours, spread, window)
+        labels[t] = _label(uv[t, here], groups.labels[here], colours[t], changed, calm[here], reaches, window, size)
     return labels
 
 
@@ -244,11 +247,12 @@ def _changed(
     colours: NDArray[np.float32],
     spread: list[tuple[NDArray[Any], NDArray[Any]]],
     window: tuple[slice, slice],
-) -> NDArray[np.float32]:
+) -> tuple[NDArray[np.float32], Array]:
     """Of the cells of a window, in [0, 1]: how surely frame t shows what the frames around do not show there.
 
     What was uncovered or is covered soon is seen at the same place on one side at least: the side that differs less
-    counts. A shadow is no change.
+    counts. A shadow is no change. Also (N,) how surely, in [0, 1], each point stands still meanwhile: on such a thing
+    no change is to be seen.
     """
     shape, frames = colours.shape[1:3], len(colours)
     cameras = solve.cameras
@@ -264,7 +268,10 @@ def _changed(
     cells = interpolation.grid(shape[0], shape[1], size).reshape(*shape, 2)[window].reshape(-1, 2)
     world = geometry.unproject(cells, z, cameras.c2w[t], cameras.K[t])
     sides = []
-    for direction in (-1, 1):
+    cell_of, inside = _in_window(uv[t], visible[t], size, shape, window)
+    cell = size[0] / shape[1]
+    moved = np.full((2, len(inside)), np.nan)
+    for side, direction in enumerate((-1, 1)):
         furthest = None
         for step in _STEPS:
             other = t + direction * step
@@ -277,12 +284,28 @@ def _changed(
             gap = _gap(here, np.clip(here, low, high))
             gap = np.where((x > -1) & (x < shape[1]) & (y > -1) & (y < shape[0]), gap, 0).astype(np.float32)
             furthest = gap if furthest is None else np.maximum(furthest, gap)
+            gone = np.where(visible[other, inside], np.linalg.norm(uv[other, inside] - to[cell_of], axis=1), np.nan)
+            moved[side] = np.fmax(moved[side], gone)
         if furthest is not None:
             sides.append(furthest)
+    calm = np.zeros(visible.shape[1])
+    calm[inside] = np.exp(-((np.nan_to_num(np.fmin(moved[0], moved[1]), nan=np.inf) / (_CALM * cell)) ** 2))
     if not sides:
-        return np.zeros(here.shape[:2], np.float32)
+        return np.zeros(here.shape[:2], np.float32), calm
     changed: NDArray[np.float32] = 1 - np.exp(-((np.minimum.reduce(sides) / 8) ** 2))
-    return changed
+    return changed, calm
+
+
+def _in_window(
+    uv: Array, visible: NDArray[np.bool_], size: tuple[int, int], shape: tuple[int, int], window: tuple[slice, slice]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The visible points of (N, 2) that lie in a window of a map: their cells, counted in the window, and which."""
+    points = np.flatnonzero(visible)
+    row, column = np.divmod(interpolation.cells_of(uv[points], size, shape), shape[1])
+    row, column = row - window[0].start, column - window[1].start
+    rows, columns = (part.stop - part.start for part in window)
+    inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+    return (row * columns + column)[inside], points[inside]
 
 
 def _gap(here: NDArray[np.float32], there: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -300,11 +323,12 @@ def _label(
     labels: NDArray[np.int32],
     colours: NDArray[np.float32],
     changed: NDArray[np.float32],
+    calm: Array,
     reaches: dict[int, NDArray[np.float32]],
     window: tuple[slice, slice],
     size: tuple[int, int],
 ) -> NDArray[np.uint8]:
-    """(h, w) labels of one frame, from its labelled points (N, 2); `changed` of the window."""
+    """(h, w) labels of one frame, from its labelled points (N, 2); changed, calm: `_changed` of window and points."""
     shape = colours.shape[:2]
     part = changed.shape
     weight = interpolation.COLOUR * size[0]
@@ -313,7 +337,8 @@ def _label(
     cells = interpolation.grid(shape[0], shape[1], size).reshape(*shape, 2)[window].reshape(-1, 2)
     count = min(6, len(uv))
     asked = np.concatenate([cells, colour.reshape(*shape, 3)[window].reshape(-1, 3)], 1)
-    near = labels[tree.query(asked, k=count)[1].reshape(len(cells), count)]
+    nearest = tree.query(asked, k=count)[1].reshape(len(cells), count)
+    near = labels[nearest]
     guide = np.ascontiguousarray(colours[..., 0][window]) / 100
     radius = max(shape[0] // 48, 1)
     best = np.zeros(shape, np.float32)
@@ -321,7 +346,9 @@ def _label(
     for label, reach in reaches.items():
         share = (near == label).mean(1).reshape(part)
         allowed = reach[window]
-        vote = (2 * share - 1) + 3.0 * (changed - 0.3) * np.where(changed > 0.3, allowed, 1.0)
+        own = near == label
+        still_parts = (calm[nearest] * own).sum(1) / np.maximum(own.sum(1), 1)
+        vote = (2 * share - 1) + 3.0 * (changed - 0.3) * np.where(changed > 0.3, allowed, 1 - still_parts.reshape(part))
         score = np.full(shape, -1.0, np.float32)
         score[window] = interpolation.guided(np.where(allowed > 0, vote, -1).astype(np.float32), guide, radius, 1e-3)
         inside = (score > best) & _reached(score > 0, uv[labels == label], size)

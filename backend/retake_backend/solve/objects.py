@@ -1,14 +1,11 @@
 """Which points move on their own, and which of them move together: named objects.
 
 A point moves on its own when, over a few frames, it goes where no still point at the depths around it would go. Such
-points are joined when they stay neighbours and move alike (region merging on the graph of neighbours, as of Brox and
-Malik's long-term trajectories), so that an arm hangs on its body while a ball that passes by does not.
+points are joined by what they do over the whole clip (`grouping`), so that an arm hangs on its body while a ball that is
+thrown before it does not. What stands still amid an object's points, and looks like them, is its own.
 """
 
 from __future__ import annotations
-
-import heapq
-from collections import defaultdict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +14,15 @@ from retake_shared.shot import BACKGROUND
 from scipy.spatial import cKDTree
 
 from ..engines.base import Progress, Report
+from . import grouping, still
 from . import masks as mask_files
-from . import still
-from .interpolation import cells_of
+from .interpolation import COLOUR, cells_of, lab
 from .masks import GivenMasks
-from .stages import CameraSolve, ObjectGroups, Pictures, PointTracks
+from .stages import CameraSolve, ObjectGroups, Pictures, PointTracks, picture
 
-VERSION = 1
+Array = NDArray[np.float64]
+
+VERSION = 2
 
 _STAGE = "finding objects"
 _SPAN = 4
@@ -35,23 +34,24 @@ _MOVES = 0.3
 _NEAR = 0.045
 """Of the picture's longer side: how near points are called neighbours."""
 
-_ALIKE = 0.35
-"""Mean affinity between two groups of neighbours from which they are one object."""
-
-_JOINT = 0.4
-"""From which on a pair of neighbours may be at a joint, and holds two groups together."""
-
-_JOINT_SWING = 3.0
-"""How differently, in units of what is alike, the two sides of a joint may move: a foot swings, its shin less."""
-
-_TOGETHER = 0.3
-"""The same between groups: how much of the time they hold together, and keep together in the mean."""
-
 _SCATTERED = 0.3
 """Share of still points among the nearest of a group's points from which on the group is no object."""
 
 _SMALLEST = 8
 """Points that an object has at once, at least, in its best frames."""
+
+_FEW, _TURNS, _LONG = 3, 3.0, 1 / 3
+"""Less is enough of what is surely no noise: that many points at most times, going that many times their own length,
+through that share of the clip."""
+
+_AMID = 0.6
+"""Share of an object's points among the nearest in place and colour from which on what stands still there is its own."""
+
+_ALIKE = 0.6
+"""How unlike a body's (`grouping.unlike`) the motion of such a point may be."""
+
+_AROUND = 8
+"""Nearest points that are asked."""
 
 
 def find_objects(
@@ -78,17 +78,25 @@ def find_objects(
     report(Progress(_STAGE, 1, 3))
     near = _NEAR * max(solve.cameras.width, solve.cameras.height)
     labels = np.zeros(len(points), np.int32)
-    pairs, affinity, joint = _pairs(uv[:, movers], points.visible[:, movers], near)
-    groups = _group(int(movers.sum()), pairs, affinity)
-    groups = _join_parts(groups, uv[:, movers], points.visible[:, movers], pairs[joint > _JOINT])
-    labels[movers] = _largest_first(groups, points.visible[:, movers])
+    moving, seen = uv[:, movers], points.visible[:, movers]
+    groups = grouping.pieces(moving, seen, near)
+    groups = grouping.join_parts(groups, moving, seen, near)
+    own = np.where(known, own, np.nan)
+    groups = grouping.carry_on(groups, moving, seen, own[:, movers], near)
+    labels[movers] = _largest_first(groups, moving, seen, own[:, movers], near)
     labels = _by_neighbours(labels, uv, points.visible, solve, near)
     labels = _drop_scattered(labels, uv, points.visible, solve)
-    labels = _drop_small(labels, points.visible)
+    followed = points.visible & (labels > 0)
+    labels = np.where(labels > 0, _largest_first(labels, uv, followed, own, near), 0).astype(np.int32)
+    still_parts = 0
+    if pictures is not None and labels.any():
+        before = labels
+        labels = _with_still_parts(labels, uv, points.visible, _colours(uv, points.visible, solve, pictures), near)
+        still_parts = int((labels != before).sum())
     report(Progress(_STAGE, 2, 3))
     count = int(labels.max(initial=0))
     names = {BACKGROUND: "background", **{n: f"object {n}" for n in range(1, count + 1)}}
-    found = ObjectGroups(labels, names, notes=_notes(labels, movers, solve))
+    found = ObjectGroups(labels, names, notes=_notes(labels, movers, still_parts))
     if pictures is not None and count:
         drawn = mask_files.draw(points, solve, found, pictures, report)
         found = ObjectGroups(labels, names, drawn, notes=found.notes)
@@ -96,12 +104,16 @@ def find_objects(
     return found
 
 
-def _notes(labels: NDArray[np.int32], movers: NDArray[np.bool_], solve: CameraSolve) -> tuple[str, ...]:
+def _notes(labels: NDArray[np.int32], movers: NDArray[np.bool_], still_parts: int) -> tuple[str, ...]:
     count = int(labels.max(initial=0))
     if not count:
         return ("Nothing moves on its own in this shot: all points are background.",)
     sizes = ", ".join(f"object {n}: {int((labels == n).sum())}" for n in range(1, count + 1))
     notes = [f"{count} moving {'object' if count == 1 else 'objects'} found by motion ({sizes} points)."]
+    if still_parts:
+        notes.append(
+            f"{still_parts} points that stand still amid an object's own, and look like them, were taken for it."
+        )
     lost = int((movers & (labels == BACKGROUND)).sum())
     if lost:
         notes.append(f"{lost} points that move by themselves belong to no group and were left to the background.")
@@ -164,100 +176,13 @@ def _movers(
     return np.asarray(~solve.static & far & (fast.sum(0) >= 0.3 * seen) & (known.sum(0) >= 2))
 
 
-# ---- grouping ----
+# ---- objects from groups ----
 
 
-def _velocity(uv: NDArray[np.float64], visible: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(T, N, 2) px a frame over the frames around each, nan where a point was not followed on either side."""
-    velocity = np.full(uv.shape, np.nan)
-    frames = len(uv)
-    for t in range(frames):
-        before, after = max(t - 2, 0), min(t + 2, frames - 1)
-        both = visible[before] & visible[after] & visible[t]
-        velocity[t, both] = (uv[after, both] - uv[before, both]) / max(after - before, 1)
-    return velocity
-
-
-def _pairs(
-    uv: NDArray[np.float64], visible: NDArray[np.bool_], near: float
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Pairs of neighbours (P, 2), how much (P,) they belong together, and how much (P,) they may be at one joint.
-
-    Both are 1 for those that stay near and move alike; beside a joint, motions may differ more.
-    """
-    frames, count = visible.shape
-    velocity = _velocity(uv, visible)
-    moving: NDArray[np.bool_] = np.asarray(np.isfinite(velocity).all(-1))
-    keys, apart, meetings = [], [], []
-    for t in range(frames):
-        here = np.flatnonzero(moving[t])
-        if len(here) < 2:
-            continue
-        found = cKDTree(uv[t, here]).query_pairs(near, output_type="ndarray")
-        if not len(found):
-            continue
-        i, j = here[found[:, 0]], here[found[:, 1]]
-        i, j = np.minimum(i, j), np.maximum(i, j)
-        keys.append(i * count + j)
-        # A fast or a large motion varies more over a body than a slow one does.
-        speed = np.maximum(np.linalg.norm(velocity[t, i], axis=-1), np.linalg.norm(velocity[t, j], axis=-1))
-        apart.append(np.linalg.norm(velocity[t, i] - velocity[t, j], axis=-1) / (0.6 + 0.25 * speed))
-        meetings.append(np.ones(len(i)))
-    if not keys:
-        return np.zeros((0, 2), np.int64), np.zeros(0), np.zeros(0)
-    key, where = np.unique(np.concatenate(keys), return_inverse=True)
-    met = np.bincount(where, np.concatenate(meetings))
-    # Squares: two points that part for a moment are less alike than two that differ a little all the time.
-    apart_mean = np.sqrt(np.bincount(where, np.concatenate(apart) ** 2) / met)
-    i, j = key // count, key % count
-    common = np.einsum("tp,tp->p", moving[:, i].astype(np.float32), moving[:, j].astype(np.float32))
-    enough = met >= min(3, frames)
-    stay = met / np.maximum(common, 1)
-    affinity = stay**2 * np.exp(-(apart_mean**2))
-    joint = stay**2 * np.exp(-((apart_mean / _JOINT_SWING) ** 2)) * (met >= min(5, frames))
-    return np.stack([i, j], 1)[enough], affinity[enough], joint[enough]
-
-
-def _group(count: int, pairs: NDArray[np.int64], affinity: NDArray[np.float64]) -> NDArray[np.int32]:
-    """Group numbers (N,) from 0: neighbours merged, the most alike first, until no two groups are alike enough."""
-    total: dict[int, dict[int, list[float]]] = defaultdict(dict)
-    for (i, j), a in zip(pairs.tolist(), affinity.tolist(), strict=True):
-        total[i][j] = total[j][i] = [a, 1.0]
-    parent = np.arange(count)
-    alive = np.ones(count, bool)
-    queue = [(-a, i, j, 1.0) for (i, j), a in zip(pairs.tolist(), affinity.tolist(), strict=True) if a > _ALIKE]
-    heapq.heapify(queue)
-    while queue:
-        value, i, j, weight = heapq.heappop(queue)
-        if not (alive[i] and alive[j]):
-            continue
-        current = total[i].get(j)
-        if current is None or current[1] != weight or -value != current[0] / current[1]:
-            continue
-        if len(total[i]) < len(total[j]):
-            i, j = j, i
-        alive[j] = False
-        parent[j] = i
-        del total[i][j]
-        for k, (a, w) in total.pop(j).items():
-            if k == i:
-                continue
-            del total[k][j]
-            old = total[i].get(k, [0.0, 0.0])
-            merged = [old[0] + a, old[1] + w]
-            total[i][k] = total[k][i] = merged
-            if merged[0] / merged[1] > _ALIKE:
-                heapq.heappush(queue, (-merged[0] / merged[1], i, k, merged[1]))
-    for i in range(count):
-        root = i
-        while parent[root] != root:
-            root = int(parent[root])
-        parent[i] = root
-    return np.unique(parent, return_inverse=True)[1].astype(np.int32)
-
-
-def _largest_first(groups: NDArray[np.int32], visible: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Labels from 1, the group with the most sightings first; 0 for groups too small to be an object."""
+def _largest_first(
+    groups: NDArray[np.int32], uv: Array, visible: NDArray[np.bool_], own: Array, near: float
+) -> NDArray[np.int32]:
+    """Labels from 1, the group with the most sightings first; 0 for groups that are no object."""
     labels = np.zeros(len(groups), np.int32)
     if not len(groups):
         return labels
@@ -265,11 +190,20 @@ def _largest_first(groups: NDArray[np.int32], visible: NDArray[np.bool_]) -> NDA
     number = 0
     for group in np.argsort(-sightings, kind="stable"):
         members = groups == group
-        if _at_once(visible[:, members]) < _SMALLEST:
+        if not (_at_once(visible[:, members]) >= _SMALLEST or _goes_far(members, uv, visible, own, near)):
             continue
         number += 1
         labels[members] = number
     return labels
+
+
+def _goes_far(members: NDArray[np.bool_], uv: Array, visible: NDArray[np.bool_], own: Array, near: float) -> bool:
+    """Whether a group of few points is surely a thing: a ball, whose points come and go."""
+    at_once = visible[:, members].sum(1)
+    seen = at_once[at_once > 0]
+    if len(seen) < _LONG * len(visible) or np.median(seen) < _FEW:
+        return False
+    return grouping.way(members, uv, visible, own, near).turns > _TURNS
 
 
 def _at_once(visible: NDArray[np.bool_]) -> float:
@@ -295,74 +229,6 @@ def _drop_scattered(
     return np.where(scattered[labels], 0, labels).astype(np.int32)
 
 
-def _drop_small(labels: NDArray[np.int32], visible: NDArray[np.bool_]) -> NDArray[np.int32]:
-    return np.where(labels > 0, _largest_first(labels, np.where(labels > 0, visible, False)), 0).astype(np.int32)
-
-
-def _join_parts(
-    groups: NDArray[np.int32], uv: NDArray[np.float64], visible: NDArray[np.bool_], joints: NDArray[np.int64]
-) -> NDArray[np.int32]:
-    """Groups (N,) that hold together and do not drift apart, joined: the limbs of a body, the sides of a rolling ball.
-
-    joints: (P, 2) pairs of neighbours that belong together. A limb has some with its body all the time, where it hangs
-    on it; what only touches the body, here and there, has none.
-    """
-    frames = len(visible)
-    sizes = np.bincount(groups, minlength=1)
-    number = len(sizes)
-    velocity = _velocity(uv, visible)
-    finite: NDArray[np.bool_] = np.asarray(np.isfinite(velocity).all(-1))
-    there = np.zeros((number, frames), bool)
-    mean = np.zeros((number, frames, 2))
-    touch = np.zeros((number, number, frames), bool)
-    for t in range(frames):
-        here = np.flatnonzero(finite[t])
-        amount = np.bincount(groups[here], minlength=number)
-        there[:, t] = amount > 0
-        for axis in (0, 1):
-            total = np.bincount(groups[here], velocity[t, here, axis], minlength=number)
-            mean[:, t, axis] = total / np.maximum(amount, 1)
-        held = joints[finite[t, joints].all(1)]
-        i, j = groups[held[:, 0]], groups[held[:, 1]]
-        touch[i, j, t] = touch[j, i, t] = True
-    weight = there * sizes[:, None].astype(np.float64)
-    result = groups.copy()
-    alive = sizes > 0
-    score = np.full((number, number), -1.0)
-
-    def rate(i: int, j: int) -> float:
-        common = there[i] & there[j]
-        if common.sum() < min(4, frames - 1):
-            return -1.0
-        beside = float((touch[i, j] & common).sum() / common.sum())
-        apart = np.linalg.norm((mean[i, common] - mean[j, common]).mean(0))
-        speed = np.linalg.norm(mean[i, common].mean(0)) + np.linalg.norm(mean[j, common].mean(0))
-        return beside**2 * float(np.exp(-((apart / (0.6 + 0.35 * speed)) ** 2)))
-
-    for a in np.flatnonzero(alive).tolist():
-        for b in np.flatnonzero(touch[a].any(1) & alive).tolist():
-            if b > a:
-                score[a, b] = rate(a, b)
-    while number > 1:
-        i, j = divmod(int(score.argmax()), number)
-        if score[i, j] <= _TOGETHER:
-            break
-        both = np.maximum(weight[i] + weight[j], 1e-9)
-        mean[i] = (mean[i] * weight[i][:, None] + mean[j] * weight[j][:, None]) / both[:, None]
-        weight[i] += weight[j]
-        there[i] |= there[j]
-        touch[i] |= touch[j]
-        touch[:, i] |= touch[:, j]
-        touch[i, i] = False
-        alive[j] = False
-        score[j, :] = score[:, j] = -1.0
-        result[result == j] = i
-        for k in np.flatnonzero(alive).tolist():
-            if k != i:
-                score[min(i, k), max(i, k)] = rate(i, k) if touch[i, k].any() else -1.0
-    return result
-
-
 def _by_neighbours(
     labels: NDArray[np.int32],
     uv: NDArray[np.float64],
@@ -377,7 +243,7 @@ def _by_neighbours(
         return labels
     undecided = np.zeros(len(labels), bool)
     undecided[open_points] = True
-    velocity = _velocity(uv, visible)
+    velocity = grouping.velocities(uv, visible)
     velocity = np.where(np.isfinite(velocity), velocity, np.nan)
     votes = np.zeros((len(labels), count + 1))
     for t in range(len(uv)):
@@ -399,6 +265,53 @@ def _by_neighbours(
     chosen = open_points[sure[open_points]]
     result[chosen] = best[chosen]
     return result
+
+
+def _colours(uv: Array, visible: NDArray[np.bool_], solve: CameraSolve, pictures: Pictures) -> Array:
+    """(N, 3) Lab of each point, the mean of where it was seen."""
+    size = (solve.cameras.width, solve.cameras.height)
+    shape = mask_files.map_shape(size, mask_files.ROWS)
+    total = np.zeros((visible.shape[1], 3))
+    for t in range(len(visible)):
+        here = np.flatnonzero(visible[t])
+        cells = lab(picture(pictures, t), *shape).reshape(-1, 3)
+        total[here] += cells[cells_of(uv[t, here], size, shape)]
+    mean: Array = total / np.maximum(visible.sum(0), 1)[:, None] * (COLOUR * size[0])
+    return mean
+
+
+def _with_still_parts(
+    labels: NDArray[np.int32], uv: Array, visible: NDArray[np.bool_], colours: Array, near: float
+) -> NDArray[np.int32]:
+    """Labels with those of 0 that lie amid an object's points, look like them and move as they do at the time.
+
+    A body that comes and then stands has points that were never seen to move; what lies beside it has as many of the
+    ground's about it. colours: (N, 3), in px.
+    """
+    count = int(labels.max(initial=0))
+    velocity = grouping.velocities(uv, visible)
+    asked = []
+    for t in range(len(uv)):
+        here = np.flatnonzero(visible[t])
+        objects, others = here[labels[here] > 0], here[labels[here] == 0]
+        if not len(objects) or len(here) <= _AROUND:
+            continue
+        asking = others[cKDTree(uv[t, objects]).query(uv[t, others])[0] < 2 * near]
+        features = np.concatenate([uv[t], colours], 1)
+        nearest = here[cKDTree(features[here]).query(features[asking], k=_AROUND + 1)[1][:, 1:]]
+        apart = grouping.unlike(velocity[t, asking][:, None], velocity[t, nearest])
+        asked.append((asking, nearest, ~(apart > _ALIKE)))
+    lives = np.maximum(visible.sum(0), 1)
+    result = labels.copy()
+    while True:
+        votes = np.zeros((len(labels), count + 1))
+        for asking, nearest, alike in asked:
+            for label in range(1, count + 1):
+                votes[asking, label] += ((result[nearest] == label) & alike).mean(1)
+        taken = (result == BACKGROUND) & (votes.max(1) > _AMID * lives)
+        if not taken.any():
+            return result
+        result[taken] = votes[taken].argmax(1)
 
 
 def _from_masks(points: PointTracks, masks: GivenMasks, uv: NDArray[np.float64], size: tuple[int, int]) -> ObjectGroups:
