@@ -30,6 +30,8 @@ from transformers import (
     CLIPVisionModelWithProjection,
     DepthAnythingConfig,
     DepthAnythingForDepthEstimation,
+    DepthProConfig,
+    DepthProForDepthEstimation,
     Dinov2Config,
     Sam2VideoConfig,
     Sam2VideoModel,
@@ -136,6 +138,34 @@ def _write_depth(folder: Path) -> None:
         head_hidden_size=8,
     )
     DepthAnythingForDepthEstimation(config).save_pretrained(folder)
+
+
+def _write_depth_pro(folder: Path) -> None:
+    side = 32
+    encoder = {
+        "model_type": "dinov2",
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": side,
+        "patch_size": 8,
+    }
+    make: Any = DepthProConfig
+    config = make(
+        patch_size=side,
+        fusion_hidden_size=8,
+        intermediate_hook_ids=[1, 0],
+        intermediate_feature_dims=[8, 8],
+        scaled_images_feature_dims=[8, 8, 8],
+        merge_padding_value=1,
+        use_fov_model=True,
+        num_fov_head_layers=1,
+        **{f"{name}_model_config": dict(encoder) for name in ("image", "patch", "fov")},
+    )
+    model = DepthProForDepthEstimation(config)
+    bias = [value for name, value in model.named_parameters() if name.startswith("fov_model.head") and value.ndim == 1]
+    nn.init.constant_(bias[-1], 50.0)  # degrees: a view that footage may have
+    model.save_pretrained(folder)
 
 
 def _write_sam2(folder: Path) -> None:
@@ -246,6 +276,7 @@ _WRITERS: dict[str, Callable[[Path], None]] = {
     "wan2.1-vace-1.3b": _write_vace,
     "svd-xt": _write_svd,
     "depth-anything-v2-small": _write_depth,
+    "depth-pro": _write_depth_pro,
     "sam2.1-tiny": _write_sam2,
     "edit-by-track": _write_conditioner(
         lambda: EditByTrackConditioner(token_dim=_TOKENS, width=32, heads=2, temporal_layers=1)

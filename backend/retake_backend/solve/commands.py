@@ -39,7 +39,7 @@ def solve(arguments: argparse.Namespace, check: Callable[[], None]) -> int:
         raise RetakeError(f"{out.name} does not end in .npz.", "--out", "Use a name such as solve.npz.")
     settings = SolveSettings(
         arguments.focal, arguments.sensor, arguments.fov, arguments.frames, arguments.step, arguments.masks,
-        arguments.tracker, tuple(map(clicks.parse, arguments.click)),
+        arguments.tracker, arguments.depth or "", tuple(map(clicks.parse, arguments.click)),
     )  # fmt: skip
     if settings.masks is not None and not settings.masks.exists():
         raise RetakeError("does not exist.", str(settings.masks), "Choose the folder of masks again.")

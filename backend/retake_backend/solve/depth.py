@@ -46,12 +46,12 @@ def estimate_depth(
     pictures: Pictures,
     report: Report,
     store: WeightStore | None = None,
+    network: str = "",
 ) -> DepthMaps:
     """Depth of every frame in the units of the cameras.
 
-    With the weights of Depth Anything V2 in `store`, its depth brought to the points' per frame and
-    smoothed in time; else interpolated between the points along the picture's edges, moving objects standing on the
-    ground. Of a camera that gives no parallax the scene is guessed; the notes say so.
+    With a `network`, whose weights are in `store`, its depth brought to the points' per frame and smoothed in time; else
+    interpolated between the points along the picture's edges, moving objects standing on the ground. Of a camera that gives no parallax the scene is guessed; the notes say so.
     """
     solve = still_scene.checked(points, solve)
     size = (solve.cameras.width, solve.cameras.height)
@@ -71,7 +71,6 @@ def estimate_depth(
             "The camera gives no parallax: depth is a guess, a level ground below a camera held at "
             f"{grounds.EYE_HEIGHT} m and something upright behind it."
         )
-    network = monocular.installed(store)
     if network:
         depth, said = monocular.estimate(
             network, points, solve, small, None if guessed else still, ground, pictures, shape, report, store
@@ -91,7 +90,7 @@ def estimate_depth(
     source = "guessed: level ground" if guessed else "interpolated between points"
     notes.append(
         "No depth network is installed: depth between the points is interpolated "
-        f"(better: retake models pull {monocular.NAMES[0]})."
+        f"(better: retake models pull {monocular.PREFERRED})."
     )
     return DepthMaps(depth, source, True, tuple(notes))
 

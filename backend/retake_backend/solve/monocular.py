@@ -1,11 +1,12 @@
 """Depth of single pictures by a network, where its weights are installed.
 
 Such a network tells inverse depth up to a scale and an offset, and both wander from frame to frame; triangulated points
-fix them, smoothly in time. (Depth Pro, which is metric, may be used for research only: it is not in the catalogue.)
+fix them, smoothly in time. Depth Pro tells the field of view of a picture too, for cameras whose motion does not.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -18,21 +19,42 @@ from ..weights.store import WeightStore
 from . import interpolation, series
 from .ground import Ground
 from .masks import MEAN, SPREAD
-from .stages import CameraSolve, Pictures, PointTracks, picture
+from .stages import CameraSolve, Focal, Pictures, PointTracks, picture
 
-NAMES = ("depth-anything-v2-small",)
-"""By the catalogue, the preferred first."""
+PREFERRED = "depth-anything-v2-small"
+DEPTH_PRO = "depth-pro"
+"""May be used for research only, and takes minutes a picture without a GPU: for depth only where it is asked for."""
+
+NAMES = (PREFERRED, DEPTH_PRO)
+"""By the catalogue."""
 
 _SHORTER = 266
 """px of the picture's shorter side that the network sees: its own 518 take four times as long for little more."""
 
+_VIEWS = (5.0, 150.0)
+"""Degrees across: what a network tells beyond them is no field of view of footage."""
+
 Array = NDArray[np.float64]
 
 
-def installed(store: WeightStore | None = None) -> str:
-    """The name of the network that can be used here, "" when there is none."""
+def network(asked: str = "", store: WeightStore | None = None) -> str:
+    """The name of the network that tells depth here: the one asked for, else the preferred one if it is installed, else
+    "". Raises MissingWeights when the one asked for is not installed."""
     store = store or WeightStore()
-    return next((name for name in NAMES if store.entry(name).state == "installed"), "")
+    if asked:
+        store.place(asked)
+        return asked
+    return PREFERRED if store.entry(PREFERRED).state == "installed" else ""
+
+
+def identity(name: str, store: WeightStore | None = None) -> str:
+    """Names the weights that stand under a network's name here: results of random ones are no results of real ones."""
+    return f"{name}, random" if name and (store or WeightStore()).random(name) else name
+
+
+def tells_view(store: WeightStore | None = None) -> bool:
+    """Whether what tells the field of view of a picture is installed."""
+    return (store or WeightStore()).entry(DEPTH_PRO).state == "installed"
 
 
 def label(name: str) -> str:
@@ -44,29 +66,58 @@ def inverse_depths(
     name: str, pictures: Pictures, count: int, shape: tuple[int, int], report: Report, store: WeightStore | None = None
 ) -> NDArray[np.float32]:
     """(T, h, w) what the network tells of each picture: inverse depth in units of its own. Raises MissingWeights."""
-    import torch
-    from transformers import DepthAnythingForDepthEstimation
-
-    place = (store or WeightStore()).place(name)
-    loader: Any = DepthAnythingForDepthEstimation
-    model = loader.from_pretrained(place, local_files_only=True, use_safetensors=True).eval()
-    patch = int(model.config.patch_size)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model.to(device)
+    model = _loaded(name, store)
     found = np.empty((count, *shape), np.float32)
     for t in range(count):
         report(Progress("estimating depth", t, count))
-        frame = picture(pictures, t)
-        scale = _SHORTER / min(frame.shape[:2])
-        rows, columns = (max(round(side * scale / patch), 1) * patch for side in frame.shape[:2])
-        seen = (cv2.resize(frame, (columns, rows), interpolation=cv2.INTER_CUBIC) / np.float32(255) - MEAN) / SPREAD
-        with torch.inference_mode():
-            values = torch.from_numpy(seen.astype(np.float32)).permute(2, 0, 1)[None].to(device)
-            told = model(pixel_values=values).predicted_depth[0].float().cpu().numpy()
-        if model.config.depth_estimation_type == "metric":
+        told = _asked(model, picture(pictures, t)).predicted_depth[0].float().cpu().numpy()
+        if getattr(model.config, "depth_estimation_type", "") == "metric":
             told = 1 / np.maximum(told, 1e-3)
         found[t] = cv2.resize(told, shape[::-1], interpolation=cv2.INTER_AREA)
     return found
+
+
+def focal(
+    pictures: Pictures, count: int, size: tuple[int, int], report: Report, store: WeightStore | None = None
+) -> Focal | None:
+    """The focal length that Depth Pro tells of the footage's middle, None where it cannot be one. Raises MissingWeights."""
+    model = _loaded(DEPTH_PRO, store)
+    looks = (0.5,) if model.device.type == "cpu" else (0.1, 0.3, 0.5, 0.7, 0.9)
+    views = []
+    for done, share in enumerate(looks):
+        report(Progress(f"asking {label(DEPTH_PRO)} for the field of view", done, len(looks)))
+        views.append(float(_asked(model, picture(pictures, round(share * (count - 1)))).field_of_view[0]))
+    view = float(np.median(views))
+    if not _VIEWS[0] < view < _VIEWS[1]:
+        return None
+    return replace(Focal.from_fov(view, size), source=f"told roughly by {label(DEPTH_PRO)}, from the picture alone")
+
+
+def _loaded(name: str, store: WeightStore | None) -> Any:
+    import torch
+    import transformers
+
+    place = (store or WeightStore()).place(name)
+    loader: Any = getattr(transformers, find(name).components[""])
+    model = loader.from_pretrained(place, local_files_only=True, use_safetensors=True, dtype=torch.float32).eval()
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _asked(model: Any, frame: NDArray[np.uint8]) -> Any:
+    """What the network tells of a picture, which it sees at the size and in the colours that it was trained on."""
+    import torch
+
+    if model.config.model_type == "depth_pro":
+        side = round(model.config.patch_size / min(model.config.scaled_images_ratios))
+        seen = cv2.resize(frame / np.float32(127.5) - 1, (side, side), interpolation=cv2.INTER_LINEAR)
+    else:
+        patch = int(model.config.patch_size)
+        scale = _SHORTER / min(frame.shape[:2])
+        rows, columns = (max(round(side * scale / patch), 1) * patch for side in frame.shape[:2])
+        seen = (cv2.resize(frame, (columns, rows), interpolation=cv2.INTER_CUBIC) / np.float32(255) - MEAN) / SPREAD
+    values = torch.from_numpy(seen.astype(np.float32)).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        return model(pixel_values=values.to(model.device))
 
 
 def estimate(
@@ -88,6 +139,8 @@ def estimate(
     """
     told = inverse_depths(name, pictures, points.frame_count, shape, report, store)
     notes = [f"Depth by {label(name)}, brought to the still points in every frame."]
+    if name == DEPTH_PRO:
+        notes.append(f"{label(name)} may be used for research only ({find(name).licence}).")
     if (store or WeightStore()).random(name):
         notes.append("Its weights are random: the depth means nothing.")
     if still is None:

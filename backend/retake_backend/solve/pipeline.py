@@ -54,7 +54,8 @@ class SolveSettings:
     focal_mm with sensor_mm (its longer side), or fov (degrees across), or neither: estimated. frames: (first, stop) of
     the footage, None for all. step: look at every step-th frame only, those between are interpolated. masks: a folder
     of mask images (see `masks.read`), or None. tracker: what follows the points, see `trackers.create`. clicks: on
-    what moves, to be followed by a network (see `clicking`).
+    what moves, to be followed by a network (see `clicking`). depth: the network that tells it, "" for the preferred one
+    (see `monocular`).
     """
 
     focal_mm: float | None = None
@@ -64,6 +65,7 @@ class SolveSettings:
     step: int = 1
     masks: Path | None = None
     tracker: str = trackers.DEFAULT
+    depth: str = ""
     clicks: tuple[Click, ...] = ()
 
     @property
@@ -146,13 +148,14 @@ def solve_footage(
     """
     chosen = _chosen(reader.footage, settings)
     clicking.check(settings.clicks, reader.footage, chosen)
-    network = clicking.network(store) if settings.clicks else ""
+    follower = clicking.network(store) if settings.clicks else ""
+    network = monocular.network(settings.depth, store)
     run = _Run(reader, settings, chosen, Kept(folder), report)
     followed = run.points()
     given = None if settings.masks is None else masks.read(settings.masks, chosen, run.pictures.size)
     focal = settings.focal(run.pictures.size)
 
-    masked = [_masks_name(settings.masks), [str(click) for click in settings.clicks], network, clicking.VERSION]
+    masked = [_masks_name(settings.masks), [str(click) for click in settings.clicks], follower, clicking.VERSION]
     if settings.clicks:
         scale = (run.pictures.size[0] / reader.footage.width, run.pictures.size[1] / reader.footage.height)
         drawn = given
@@ -163,13 +166,16 @@ def solve_footage(
             lambda: clicking.follow(settings.clicks, run.pictures, chosen, scale, report, store, drawn),
             lambda made: look.of_masks(followed, made, run.pictures),
         )
-    with_focal = (run.name, None if focal is None else [focal.px, focal.source], masked)
+    # Where neither the user nor the camera's motion tells the focal length, a picture may.
+    asks = focal is None and monocular.tells_view(store)
+    teller = monocular.identity(monocular.DEPTH_PRO, store) if asks else ""
+    with_focal = (run.name, None if focal is None else [focal.px, focal.source], masked, teller)
     hint = None if given is None else _still(followed, given, run.pictures.size)
     solved = run.stage(
         "cameras",
         CameraSolve,
         key(*with_focal, cameras.VERSION),
-        lambda: cameras.solve_cameras(followed, run.pictures.size, focal, hint, report),
+        lambda: run.cameras(followed, focal, hint, asks, store),
         lambda made: look.of_cameras(followed, made, run.pictures),
     )
     upto: tuple[object, ...] = (*with_focal, cameras.VERSION, objects.VERSION)
@@ -180,12 +186,12 @@ def solve_footage(
         lambda: objects.find_objects(followed, solved, given, report, run.pictures),
         lambda made: look.of_objects(followed, made, run.pictures),
     )
-    upto = (*upto, depth.VERSION, monocular.installed(store))
+    upto = (*upto, depth.VERSION, monocular.identity(network, store))
     maps = run.stage(
         "depth",
         DepthMaps,
         key(*upto),
-        lambda: depth.estimate_depth(followed, solved, groups, run.pictures, report, store),
+        lambda: depth.estimate_depth(followed, solved, groups, run.pictures, report, store, network),
         look.of_depth,
     )
     lifted = run.stage(
@@ -242,6 +248,21 @@ class _Run:
         return self.stage(
             "points", PointTracks, self.name, self._follow, lambda made: look.of_points(made, self.pictures)
         )
+
+    def cameras(
+        self,
+        followed: PointTracks,
+        focal: Focal | None,
+        hint: NDArray[np.bool_] | None,
+        asks: bool,
+        store: WeightStore | None,
+    ) -> CameraSolve:
+        """The cameras; with `asks` once more where they were solved with a focal length that nothing tells."""
+        solved = cameras.solve_cameras(followed, self.pictures.size, focal, hint, self.report)
+        if not (asks and "assumed" in solved.focal_source):
+            return solved
+        told = monocular.focal(self.pictures, len(self.pictures), self.pictures.size, self.report, store)
+        return solved if told is None else cameras.solve_cameras(followed, self.pictures.size, told, hint, self.report)
 
     def _follow(self) -> PointTracks:
         frames = self.pictures.grays(self.report)

@@ -153,6 +153,18 @@ _MODELS = (
         expects={"": {"fusion_hidden_size": 64, "depth_estimation_type": "relative"}},
     ),
     Model(
+        "depth-pro",
+        "Depth Pro",
+        "depth of solved footage and its field of view; for research only, and slow without a GPU",
+        "base",
+        "apple/DepthPro-hf",
+        "Apple Machine Learning Research Model License (research only)",
+        "https://huggingface.co/apple/DepthPro-hf",
+        1_904_000_000,
+        components={"": "DepthProForDepthEstimation"},
+        expects={"": {"use_fov_model": True}},
+    ),
+    Model(
         "sam2.1-tiny",
         "SAM 2.1 Tiny",
         "masks of objects in footage from a click",

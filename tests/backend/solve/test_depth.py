@@ -132,9 +132,9 @@ def test_an_installed_network_is_used_and_random_weights_are_told(tmp_path: Path
     import torch
 
     torch.set_num_threads(1)
-    name = monocular.NAMES[0]
+    name = monocular.PREFERRED
     write_random(name, tmp_path / name)
-    depth = estimate_depth(points(), solved(), true_groups(), pictures(), quiet, WeightStore(tmp_path))
+    depth = estimate_depth(points(), solved(), true_groups(), pictures(), quiet, WeightStore(tmp_path), name)
     assert depth.source == "Depth Anything V2 Small"
     assert not depth.fallback
     assert depth.depth.shape == (len(truth()), 96, 168)
