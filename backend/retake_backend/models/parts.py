@@ -140,7 +140,7 @@ def save_parts(
         raise ValueError("a part needs a licence")
     described = asdict(Base.of(transformer, base))
     if conditioner is not None:
-        with _replaced(folder / "conditioner") as beside:
+        with replaced(folder / "conditioner") as beside:
             conditioner.save_pretrained(beside, safe_serialization=True)
             _describe(beside, "conditioner", licence, described, {"class": type(conditioner).__name__})
     if lora is not None:
@@ -149,7 +149,7 @@ def save_parts(
         weights = {_LORA_PREFIX + key: value.detach().cpu().contiguous() for key, value in weights.items()}
         adapter = {"r": settings.rank, "lora_alpha": settings.alpha, "target_modules": settings.pattern}
         metadata = json.dumps({_LORA_PREFIX + key: value for key, value in adapter.items()})
-        with _replaced(folder / "lora") as beside:
+        with replaced(folder / "lora") as beside:
             save_file(weights, beside / LORA_WEIGHTS, {"format": "pt", "lora_adapter_metadata": metadata})
             _describe(beside, "lora", licence, described, asdict(settings))
 
@@ -235,7 +235,7 @@ def _describe(folder: Path, kind: str, licence: str, base: dict[str, Any], confi
 
 
 @contextmanager
-def _replaced(folder: Path) -> Iterator[Path]:
+def replaced(folder: Path) -> Iterator[Path]:
     """A fresh folder to write into, which takes the place of `folder` once all of it is written."""
     beside, before = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
     for leftover in (beside, before):

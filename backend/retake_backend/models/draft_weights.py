@@ -1,0 +1,74 @@
+"""The draft models on disk: config.json, bfloat16 safetensors and a model card; loaded by the class that it names."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import torch
+from retake_shared.errors import BadFile
+from safetensors import SafetensorError
+
+from .draft import DraftTransformer
+from .parts import replaced
+from .refiner import Refiner
+
+DraftModel = DraftTransformer | Refiner
+LICENCE = "Apache-2.0"
+_CLASSES: dict[str, type[DraftModel]] = {"DraftTransformer": DraftTransformer, "Refiner": Refiner}
+_AGAIN = "Install the backend again, or train the model again."
+
+
+def save_draft(folder: Path, model: DraftModel, about: str = "") -> None:
+    """Write a model into `folder`, which is replaced whole. about: Markdown for its card: data, hours, metrics."""
+    rounded = copy.deepcopy(model).to(torch.bfloat16)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    with replaced(folder) as beside:
+        rounded.save_pretrained(beside, safe_serialization=True)
+        (beside / "README.md").write_text(_card(type(model).__name__, count, about), "utf-8")
+
+
+def load_draft(folder: Path, dtype: torch.dtype = torch.float32) -> DraftModel:
+    """The model in `folder`, on the CPU, ready to use. Raises BadFile for what is missing, foreign or does not fit."""
+    try:
+        name = str(json.loads((folder / "config.json").read_text("utf-8"))["_class_name"])
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise BadFile(
+            f"does not say which draft model it is ({error!r}).", str(folder / "config.json"), _AGAIN
+        ) from error
+    if name not in _CLASSES:
+        raise BadFile(f'is of the kind "{name}".', str(folder), f"The draft engine takes {' and '.join(_CLASSES)}.")
+    try:
+        model, found = _CLASSES[name].from_pretrained(
+            str(folder), dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise BadFile(f"is no {name} in safetensors ({error}).", str(folder), _AGAIN) from error
+    for kind in ("missing_keys", "unexpected_keys"):
+        if found[kind]:
+            keys = sorted(found[kind])
+            raise BadFile(f'{kind.split("_")[0]} weight "{keys[0]}" ({len(keys)} in all).', str(folder), _AGAIN)
+    return model  # type: ignore[no-any-return]
+
+
+def _card(name: str, parameters: int, about: str) -> str:
+    return (
+        f"""---
+license: {LICENCE.lower()}
+library_name: diffusers
+tags: [video-to-video, track-conditioned, retake]
+---
+
+# Retake draft ({name})
+
+{parameters:,} parameters, bfloat16. It makes the takes of Retake's engine `draft`: given footage, the footage moved
+along an edit by geometry (the engine `preview`), its holes and the 3D point tracks before and after the edit, it paints
+what geometry cannot know. It is no general video model: it has no text, and without a reprojection it makes nothing.
+
+{about.strip()}
+""".rstrip()
+        + "\n"
+    )

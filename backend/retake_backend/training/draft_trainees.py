@@ -1,0 +1,253 @@
+"""The small models in training: the draft transformer, its convolutional yardstick, and the paper's own form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+from ..conditioning.coordinates import TrackPairs
+from ..conditioning.edit_by_track import EditByTrackConditioner
+from ..models import parts
+from ..models.draft import DraftTransformer
+from ..models.draft_layers import flat, unflat
+from ..models.draft_weights import DraftModel, load_draft, save_draft
+from ..models.refiner import Refiner
+from ..models.wan import RetakeWanTransformer
+from .batches import Batch
+from .draft_loss import LossSettings, picture_loss
+
+
+@dataclass(frozen=True)
+class DraftSettings:
+    """How the draft transformer or the refiner is trained.
+
+    model: arguments of the model's class that differ from its defaults. start: a folder of weights to go on from,
+    which then decides all of `model`; None = fresh ones. at_noise: share of the examples at timestep 1, which is all
+    that one step ever sees; the others are spread evenly below. steps: of a sample. (The last two concern the
+    transformer alone.) refilled: share of the examples whose holes are filled with pieces of the picture from elsewhere,
+    as `preview` fills them, where a generator does so smoothly. tracks: False hides them, for comparison. about: Markdown for the model card of what is saved.
+    """
+
+    model: Mapping[str, Any] = field(default_factory=dict)
+    start: Path | None = None
+    loss: LossSettings = field(default_factory=LossSettings)
+    at_noise: float = 0.5
+    steps: int = 1
+    refilled: float = 0.5
+    tracks: bool = True
+    about: str = ""
+
+
+class _OnReprojection:
+    """What the two models that correct a reprojection share."""
+
+    kind: type[DraftModel]
+
+    def __init__(self, settings: DraftSettings | None = None) -> None:
+        self.settings = settings or DraftSettings()
+        if self.settings.start is None:
+            self.module: DraftModel = self.kind(**self.settings.model)
+        else:
+            self.module = load_draft(self.settings.start)
+        if not isinstance(self.module, self.kind):
+            raise ValueError(f"{self.settings.start} holds a {type(self.module).__name__}, not a {self.kind.__name__}")
+        self.module.train()
+
+    def sample(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """(B, 3, F, H, W) float32 in [-1, 1]."""
+        moved, holes = _reprojection(batch)
+        return self.module.repaint(batch.source, moved, holes, self._tracks(batch), generator, self.settings.steps)
+
+    def save(self, folder: Path) -> None:
+        """The weights as the engine `draft` reads them."""
+        save_draft(folder, self.module, self.settings.about)
+
+    def _tracks(self, batch: Batch) -> TrackPairs:
+        return batch.tracks if self.settings.tracks else batch.tracks.select(torch.tensor([], dtype=torch.long))
+
+    def _scored(self, residual: Tensor, moved: Tensor, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """The loss of a predicted residual to `moved`; its terms, and how far both are from the truth in holes."""
+        holes = _reprojection(batch)[1]
+        loss, told = picture_loss(moved + residual, batch.target, holes, self.settings.loss)
+        with torch.no_grad():
+            size = 3 * holes.sum().clamp(min=1)
+            for name, made in (("holes_l1", moved + residual), ("holes_l1_reprojection", moved)):
+                told[name] = float((holes * (made - batch.target).abs()).sum() / size)
+        return loss, told
+
+
+class DraftTrainee(_OnReprojection):
+    """`DraftTransformer` by rectified flow on the residual, the clean residual being what is predicted."""
+
+    kind = DraftTransformer
+    module: DraftTransformer
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
+        """The mean loss of a batch that has reprojections. Raises ValueError for one that has none."""
+        moved, holes = refilled(*_reprojection(batch), self.settings.refilled, generator)
+        t = _timesteps(len(batch), self.settings.at_noise, generator).to(moved.device)
+        noisy = self.module.add_noise(batch.target - moved, t, generator)
+        read = self.module.read_source(batch.source, self._tracks(batch))
+        return self._scored(self.module(noisy, t, moved, holes, read), moved, batch)
+
+
+class RefinerTrainee(_OnReprojection):
+    """`Refiner`, by the same loss without noise."""
+
+    kind = Refiner
+    module: Refiner
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
+        """The mean loss of a batch that has reprojections. Raises ValueError for one that has none."""
+        moved, holes = refilled(*_reprojection(batch), self.settings.refilled, generator)
+        return self._scored(self.module(batch.source, moved, holes), moved, batch)
+
+
+def refilled(moved: Tensor, holes: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Reprojections (B, 3, F, H, W), of which a `share` has other fillings in its holes (B, 1, F, H, W), and the holes.
+
+    The filling is the same picture shifted by up to a third of its sides, in all frames alike.
+    """
+    height, width = moved.shape[-2:]
+    drawn = torch.rand(3, len(moved), generator=generator, device=generator.device).tolist()
+    videos = []
+    for video, hole, chance, down, across in zip(moved, holes, *drawn, strict=True):
+        if chance < share:
+            shift = (round((2 * down - 1) * height / 3), round((2 * across - 1) * width / 3))
+            video = torch.where(hole > 0.5, video.roll(shift, (-2, -1)), video)
+        videos.append(video)
+    return torch.stack(videos), holes
+
+
+# --- the paper's own form ---
+
+
+@dataclass(frozen=True)
+class PaperSettings:
+    """Edit-by-Track in small: no reprojection, the whole model trained, pixels in place of latents.
+
+    transformer, conditioner: arguments of `RetakeWanTransformer` and `EditByTrackConditioner` that differ from the
+    defaults here. tracks: False leaves the conditioner out. at_noise: as in `DraftSettings`. steps: of a sample.
+    """
+
+    transformer: Mapping[str, Any] = field(default_factory=dict)
+    conditioner: Mapping[str, Any] = field(default_factory=dict)
+    tracks: bool = True
+    at_noise: float = 0.25
+    steps: int = 8
+
+
+_UNSHUFFLE = 4
+"""px to a side of a "latent": Wan's patches of 2 x 2 then make tokens of 8 x 8 px."""
+_TEXT = 16
+_SMALL_WAN = {
+    "num_attention_heads": 4,
+    "attention_head_dim": 48,
+    "in_channels": 3 * _UNSHUFFLE**2,
+    "out_channels": 3 * _UNSHUFFLE**2,
+    "text_dim": _TEXT,
+    "freq_dim": 128,
+    "ffn_dim": 768,
+    "num_layers": 6,
+    "rope_positions": "shared",
+}
+_SMALL_CONDITIONER = {"width": 128, "heads": 4, "temporal_layers": 1}
+
+
+class PaperModel(nn.Module):
+    """The transformer and its conditioner (None: without tracks)."""
+
+    def __init__(self, settings: PaperSettings) -> None:
+        super().__init__()
+        self.transformer = RetakeWanTransformer(**{**_SMALL_WAN, **settings.transformer})
+        width = self.transformer.config.num_attention_heads * self.transformer.config.attention_head_dim
+        self.conditioner = (
+            EditByTrackConditioner(width, **{**_SMALL_CONDITIONER, **settings.conditioner}) if settings.tracks else None
+        )
+
+    def forward(self, noisy: Tensor, timestep: Tensor, batch: Batch) -> Tensor:
+        """The clean target's latents (B, 48, F, h, w) of noisy ones, at timestep (B,) in [0, 1]."""
+        source = to_latents(batch.source)
+        tokens = None
+        if self.conditioner is not None:
+            grid = (source.shape[3] // 2, source.shape[4] // 2)
+            tokens = self.conditioner(self.transformer.source_tokens(source), batch.tracks, grid)
+        text = noisy.new_zeros(len(noisy), 1, _TEXT)
+        (clean,) = self.transformer(
+            noisy, 1000 * timestep, text, return_dict=False, source_latents=source, track_tokens=tokens
+        )
+        return clean.float()  # type: ignore[no-any-return]
+
+
+class PaperTrainee:
+    """Flow matching on the target half, the clean video being what is predicted.
+
+    Velocities of pixels are mostly noise, which a width of 192 cannot carry; the picture it can.
+    """
+
+    def __init__(self, settings: PaperSettings | None = None) -> None:
+        self.settings = settings or PaperSettings()
+        self.module = PaperModel(self.settings).train()
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
+        """The mean squared error of the clean video."""
+        clean = to_latents(batch.target)
+        t = _timesteps(len(batch), self.settings.at_noise, generator).to(clean.device)
+        share = t.view(-1, 1, 1, 1, 1)
+        noisy = (1 - share) * clean + share * _noise(clean, generator)
+        loss = (self.module(noisy, t, batch) - clean).square().mean()
+        return loss, {"mse": float(loss.detach())}
+
+    @torch.no_grad()
+    def sample(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """(B, 3, F, H, W) float32 in [-1, 1], in even steps from noise."""
+        current, t, steps = _noise(to_latents(batch.target), generator), 1.0, self.settings.steps
+        for step in range(steps):
+            clean = self.module(current, torch.full((len(batch),), t, device=current.device), batch)
+            following = 1 - (step + 1) / steps
+            current, t = clean + following / t * (current - clean), following
+        return to_video(current).clamp(-1, 1)
+
+    def save(self, folder: Path) -> None:
+        """The transformer in diffusers' layout under transformer/, the conditioner as a part that belongs to it."""
+        self.module.transformer.save_pretrained(folder / "transformer", safe_serialization=True)
+        if self.module.conditioner is not None:
+            parts.save_parts(
+                folder,
+                self.module.transformer,
+                base="Edit-by-Track in small",
+                licence="Apache-2.0",
+                conditioner=self.module.conditioner,
+            )
+
+
+def to_latents(video: Tensor) -> Tensor:
+    """(B, 3, F, H, W) -> (B, 48, F, H / 4, W / 4): every latent pixel holds 4 x 4 px."""
+    return unflat(pixel_unshuffle(flat(video.float()), _UNSHUFFLE), video.shape[2])
+
+
+def to_video(latents: Tensor) -> Tensor:
+    """The other way round."""
+    return unflat(pixel_shuffle(flat(latents), _UNSHUFFLE), latents.shape[2])
+
+
+def _noise(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator, device=generator.device).to(like)
+
+
+def _timesteps(count: int, at_noise: float, generator: torch.Generator) -> Tensor:
+    """(count,) timesteps, a share `at_noise` of them 1, the others even in [0, 1]."""
+    drawn = torch.rand(2, count, generator=generator, device=generator.device)
+    return torch.where(drawn[0] < at_noise, 1.0, drawn[1])
+
+
+def _reprojection(batch: Batch) -> tuple[Tensor, Tensor]:
+    if batch.moved is None or batch.holes is None:
+        raise ValueError("the batch has no reprojections: the draft model is trained on examples that have them")
+    return batch.moved, batch.holes
