@@ -1,4 +1,4 @@
-"""Places in footage where the artist says that something moves: what `retake solve --click FRAME,X,Y[,NAME]` is given."""
+"""Places in footage where the artist says that something moves: `retake solve --click FRAME,X,Y[,NAME]`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masks of objects from clicks: SAM 2 follows what was pointed at through all frames, where its weights are installed."""
+"""Masks of objects from clicks: SAM 2 follows what was pointed at through all frames, where it is installed."""
 
 from __future__ import annotations
 

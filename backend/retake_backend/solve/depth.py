@@ -51,7 +51,8 @@ def estimate_depth(
     """Depth of every frame in the units of the cameras.
 
     With a `network`, whose weights are in `store`, its depth brought to the points' per frame and smoothed in time; else
-    interpolated between the points along the picture's edges, moving objects standing on the ground. Of a camera that gives no parallax the scene is guessed; the notes say so.
+    interpolated between the points along the picture's edges, moving objects standing on the ground. Of a camera that
+    gives no parallax the scene is guessed; the notes say so.
     """
     solve = still_scene.checked(points, solve)
     size = (solve.cameras.width, solve.cameras.height)

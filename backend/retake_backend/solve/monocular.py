@@ -80,7 +80,7 @@ def inverse_depths(
 def focal(
     pictures: Pictures, count: int, size: tuple[int, int], report: Report, store: WeightStore | None = None
 ) -> Focal | None:
-    """The focal length that Depth Pro tells of the footage's middle, None where it cannot be one. Raises MissingWeights."""
+    """The focal length that Depth Pro tells of a few frames, None where it cannot be one. Raises MissingWeights."""
     model = _loaded(DEPTH_PRO, store)
     looks = (0.5,) if model.device.type == "cpu" else (0.1, 0.3, 0.5, 0.7, 0.9)
     views = []

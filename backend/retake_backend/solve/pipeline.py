@@ -26,13 +26,13 @@ from .. import __version__, footage
 from ..engines.base import Progress, Report
 from ..footage import FootageReader, encode_png
 from ..weights.store import WeightStore
-from . import cameras, clicking, depth, footing, lift, look, masks, monocular, objects, points, trackers
+from . import cameras, clicking, depth, footing, lift, look, masks, monocular, objects, points, proxy, trackers
 from .kept import Kept, key
 from .report import SceneCuts, SolveReport, failed, judge
 from .stages import LONGER_SIDE, CameraSolve, DepthMaps, Focal, Gray, Lifted, ObjectGroups, PointTracks
 
 STAGES = ("points", "masks", "cameras", "objects", "depth", "world")
-"""In their order, as `Progress` and the pictures of the stages call them when they end; masks where there are clicks."""
+"""In their order, as `Progress` and the pictures of the stages call them when they end; masks only with clicks."""
 
 FEWEST_FRAMES = 5
 MOST_FRAMES = 1500
@@ -98,11 +98,18 @@ def working_size(width: int, height: int) -> tuple[int, int]:
 
 
 class WorkingPictures:
-    """Frames of the footage at the size that is worked on, by number: (h, w, 3) uint8 sRGB."""
+    """Frames of the footage at the size that is worked on, by number: (h, w, 3) uint8 sRGB.
 
-    def __init__(self, reader: FootageReader, chosen: range) -> None:
-        self._reader, self.chosen = reader, chosen
+    Large footage is read through a proxy in `folder`, which is made (telling `report`) when the first picture is asked
+    for: not at all where every stage is kept from before.
+    """
+
+    def __init__(self, reader: FootageReader, sha256: str, chosen: range, folder: Path, report: Report) -> None:
+        self._reader, self._sha256, self.chosen = reader, sha256, chosen
+        self._folder, self._report = folder, report
         self.size = working_size(reader.footage.width, reader.footage.height)
+        self.proxied = proxy.worth(reader.footage.width, reader.footage.height, self.size, len(chosen))
+        self._proxy: NDArray[np.uint8] | None = None
         self._kept: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
         self._most = max(16, _ROOM // (self.size[0] * self.size[1] * 3))
 
@@ -110,6 +117,12 @@ class WorkingPictures:
         return len(self.chosen)
 
     def __call__(self, index: int) -> NDArray[np.uint8]:
+        if self.proxied:
+            if self._proxy is None:
+                self._proxy = proxy.pictures(
+                    self._reader, self._sha256, self.chosen, self.size, self._folder, self._report
+                )
+            return self._proxy[index]
         if index not in self._kept:
             frame = self._reader.frame(self.chosen[index])
             if frame.shape[1::-1] != self.size:
@@ -235,11 +248,11 @@ class _Run:
     ) -> None:
         self.kept, self.report, self.seconds = kept, report, dict[str, float]()
         self.tracker = trackers.create(settings.tracker)
-        self.pictures = WorkingPictures(reader, chosen)
         sha256 = reader.footage.sha256 or footage.sha256(reader.path)
+        self.pictures = WorkingPictures(reader, sha256, chosen, kept.folder, report)
         self.name = key(
             sha256, [chosen.start, chosen.stop, chosen.step], list(self.pictures.size), SELECTED,
-            [self.tracker.name, self.tracker.version()], footing.VERSION, _VERSION,
+            [self.tracker.name, self.tracker.version()], footing.VERSION, proxy.VERSION * self.pictures.proxied, _VERSION,
         )  # fmt: skip
         self.chosen, self.where = chosen, f"{reader.path.name}, frames {chosen.start} to {chosen[-1]}"
 

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from retake_backend.engines.base import Progress
 from retake_backend.footage import FootageReader, write_video
 from retake_backend.solve import proxy
+from retake_backend.solve.pipeline import SolveSettings, solve_footage
+from retake_shared import geometry
 from retake_shared.errors import Cancelled
 
 SIZE = (120, 80)
@@ -83,3 +85,41 @@ def test_only_large_footage_of_a_bearable_length_has_one() -> None:
     assert proxy.worth(3840, 2160, (672, 378), 1000)
     assert not proxy.worth(672, 378, (672, 378), 81)
     assert not proxy.worth(3840, 2160, (672, 378), 5000)  # 3.8 GB
+
+
+@pytest.fixture(scope="module")
+def large_shot(tmp_path_factory: pytest.TempPathFactory, sample_shot: Path) -> Path:
+    """The sample shot, every eighth frame, at twice its size: large enough for a proxy."""
+    path = tmp_path_factory.mktemp("shot") / "large.mp4"
+    with FootageReader(sample_shot / "walk.mp4") as reader:
+        wide = (cv2.resize(reader.frame(8 * t), (1344, 768), interpolation=cv2.INTER_CUBIC) for t in range(7))
+        write_video(path, (np.asarray(p, np.uint8) for p in wide), 2, quality=8)
+    return path
+
+
+def test_a_solve_of_large_footage_reads_it_once_and_agrees_with_one_without(
+    large_shot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    with FootageReader(large_shot) as reader:
+        through = solve_footage(reader, SolveSettings(), tmp_path / "a", lambda p: told.append(p.stage)).solve
+    (kept,) = (tmp_path / "a").glob("proxy-*.npy")
+    assert kept.stat().st_size == pytest.approx(7 * 672 * 384 * 3, abs=200)
+    assert told.count("reading footage") > 7
+
+    # Another lens asks for the pictures again: from the proxy, whatever has become of the video meanwhile.
+    with FootageReader(large_shot) as reader:
+        monkeypatch.setattr(reader, "frame", None)
+        monkeypatch.setattr(reader, "small_frames", None)
+        solve_footage(reader, SolveSettings(fov=50), tmp_path / "a", ignore)
+    monkeypatch.setattr(proxy, "worth", lambda *_: False)
+    with FootageReader(large_shot) as reader:
+        direct = solve_footage(reader, SolveSettings(), tmp_path / "b", ignore).solve
+    assert not list((tmp_path / "b").glob("proxy-*"))
+    assert len(through.tracks) == pytest.approx(len(direct.tracks), rel=0.05)
+    np.testing.assert_allclose(through.cameras.K[:, 0, 0], direct.cameras.K[:, 0, 0], rtol=0.02)
+    turns = [geometry.invert_rigid(s.cameras.c2w[0])[:3, :3] @ s.cameras.c2w[:, :3, :3] for s in (through, direct)]
+    angle = np.degrees(
+        np.arccos(np.clip((np.trace(turns[0] @ np.swapaxes(turns[1], 1, 2), axis1=1, axis2=2) - 1) / 2, -1, 1))
+    )
+    assert angle.max() < 0.3
