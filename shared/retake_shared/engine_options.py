@@ -58,7 +58,7 @@ class EngineDescription:
     """An engine as the artist chooses it.
 
     weights: names in the backend's catalogue that it cannot do without, the base first; instead: other ones, by the
-    value of its option `base` that asks for them.
+    value of its option `base` that asks for them. shipped: name of weights that come with the backend itself, "" = none.
     """
 
     name: str
@@ -67,6 +67,7 @@ class EngineDescription:
     options: tuple[Option, ...] = ()
     weights: tuple[str, ...] = ()
     instead: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    shipped: str = ""
 
     def needs(self, options: Mapping[str, Any]) -> tuple[str, ...]:
         """The weights that it cannot do without, with these options."""
@@ -90,6 +91,18 @@ class EngineDescription:
 DISTILLED = {"wan2.1-t2v-1.3b": "fastwan2.1-t2v-1.3b"}
 """Few-step weights by the base in whose place they come for the quality "fast"."""
 
+_MEMORY = Option(
+    "memory", "Memory", "Of the GPU; less is slower", "choice", "auto",
+    choices=(
+        ("auto", "Automatic", "What the device has"),
+        ("24", "24 GB", "Everything stays on the GPU"),
+        ("12", "12 GB", "The model stays on the GPU, the rest comes and goes"),
+        ("8", "8 GB", "Weights in 8 bits"),
+        ("6", "6 GB", "Weights in 8 bits, a few blocks at a time"),
+        ("cpu", "CPU", "No GPU is used; slow"),
+    ),
+)  # fmt: skip
+_SHOW = Option("show", "Show it grow", "A rough picture of the take after every step", "switch", True)
 _DENOISING = (
     Option(
         "quality", "Quality", "How much time goes into each frame", "choice", "standard",
@@ -132,18 +145,8 @@ _DENOISING = (
     ),
     Option("window", "Window", "Frames made together; longer shots are made in several windows", "whole", 81, 5, 241),
     Option("overlap", "Overlap", "Frames that a window takes over from the one before", "whole", 17, 1, 81),
-    Option(
-        "memory", "Memory", "Of the GPU; less is slower", "choice", "auto",
-        choices=(
-            ("auto", "Automatic", "What the device has"),
-            ("24", "24 GB", "Everything stays on the GPU"),
-            ("12", "12 GB", "The model stays on the GPU, the rest comes and goes"),
-            ("8", "8 GB", "Weights in 8 bits"),
-            ("6", "6 GB", "Weights in 8 bits, a few blocks at a time"),
-            ("cpu", "CPU", "No GPU is used; slow"),
-        ),
-    ),
-    Option("show", "Show it grow", "A rough picture of the take after every step", "switch", True),
+    _MEMORY,
+    _SHOW,
 )  # fmt: skip
 
 
@@ -166,6 +169,26 @@ ENGINES = (
                 ),
             ),
         ),
+    ),
+    EngineDescription(
+        "draft",
+        "Draft",
+        "The preview, corrected by a small diffusion model that comes with the backend; no GPU needed",
+        (
+            Option("steps", "Steps", "Denoising steps; more are crisper, and further from the likeliest", "whole", 1, 1, 16),
+            Option("working_size", "Working size", "Longer side in pixels that the model works at; 0 = what it was trained "
+                   "on", "whole", 0, 0, 1024),
+            Option("window", "Window", "Frames made together; longer shots are made in several windows", "whole", 9, 5, 65),
+            Option("overlap", "Overlap", "Frames over which one window fades into the next", "whole", 5, 1, 33),
+            _tracks(512),
+            Option("grow", "Grow holes", "Pixels of the model's picture by which holes widen, so that torn edges are "
+                   "repainted", "whole", 2, 0, 32),
+            Option("light", "Light", "Light and shadow that the edit changes are carried over to the footage's own pixels",
+                   "switch", True),
+            _MEMORY,
+            _SHOW,
+        ),
+        shipped="draft",
     ),
     EngineDescription(
         "edit-by-track",

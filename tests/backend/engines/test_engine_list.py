@@ -21,7 +21,7 @@ class Further(PreviewEngine):
 
 def test_engines_that_lack_weights_are_listed_with_what_they_lack(tmp_path, monkeypatch, models):
     told = {engine["name"]: engine for engine in engines.available()}
-    assert list(told) == ["preview", "edit-by-track", "track2view", "trajectory-attention", "vace"]
+    assert list(told) == ["preview", "draft", "edit-by-track", "track2view", "trajectory-attention", "vace"]
     assert told["preview"]["ready"]
     assert told["edit-by-track"]["ready"]
     assert not told["vace"]["ready"]
@@ -36,7 +36,7 @@ def test_engines_that_lack_weights_are_listed_with_what_they_lack(tmp_path, monk
 def test_every_engine_of_the_table_can_be_made():
     for described in engine_options.ENGINES:
         assert engines.create(described.name).name == described.name
-    with pytest.raises(RetakeError, match="preview, edit-by-track, track2view, trajectory-attention, vace"):
+    with pytest.raises(RetakeError, match="preview, draft, edit-by-track, track2view, trajectory-attention, vace"):
         engines.create("nothing")
 
 
