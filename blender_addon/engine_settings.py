@@ -21,7 +21,7 @@ from retake_shared.engine_options import ENGINES, EngineDescription, Option, des
 from retake_shared.errors import BadShot
 
 DEFAULT_ENGINE = ENGINES[0].name
-SILENT = frozenset({"preview"})
+SILENT = frozenset({"preview", "draft"})
 """Engines that read no prompt."""
 
 
@@ -29,17 +29,23 @@ SILENT = frozenset({"preview"})
 
 
 def _identifiers() -> dict[tuple[str, str], str]:
-    """The property that holds an engine's option, by (engine, option): one for all engines that define it alike."""
-    holder: dict[str, Option] = {}
-    found = {}
+    """The property that holds an engine's option, by (engine, option): one for all engines that define it alike.
+
+    The option's own name goes to the definition that most engines share, of equals to the first: an engine that is
+    added later takes it from none, and .blend files keep their settings.
+    """
+    named: dict[str, list[Option]] = {}
     for engine in ENGINES:
         for option in engine.options:
-            name = option.name
-            if holder.setdefault(name, option) != option:
-                name = f"{engine.name.replace('-', '_')}_{option.name}"
-                holder[name] = option
-            found[engine.name, option.name] = name
-    return found
+            named.setdefault(option.name, []).append(option)
+    plain = {name: max(options, key=options.count) for name, options in named.items()}
+    return {
+        (engine.name, option.name): option.name
+        if option == plain[option.name]
+        else f"{engine.name.replace('-', '_')}_{option.name}"
+        for engine in ENGINES
+        for option in engine.options
+    }
 
 
 _IDENTIFIERS = _identifiers()

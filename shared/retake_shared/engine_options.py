@@ -102,6 +102,10 @@ _MEMORY = Option(
         ("cpu", "CPU", "No GPU is used; slow"),
     ),
 )  # fmt: skip
+_WORKING_SIZE = Option(
+    "working_size", "Working size", "Longer side in pixels that the model works at; 0 = what it was trained on",
+    "whole", 0, 0, 4096,
+)  # fmt: skip
 _SHOW = Option("show", "Show it grow", "A rough picture of the take after every step", "switch", True)
 _DENOISING = (
     Option(
@@ -134,8 +138,7 @@ _DENOISING = (
             ("footage", "Footage", "The footage as it was shot"),
         ),
     ),
-    Option("working_size", "Working size", "Longer side in pixels that the model works at; 0 = what it was trained on",
-           "whole", 0, 0, 4096),
+    _WORKING_SIZE,
     Option(
         "fit", "Fit", "How the picture comes to a size the model can take", "choice", "pad",
         choices=(
@@ -176,13 +179,12 @@ ENGINES = (
         "The preview, corrected by a small diffusion model that comes with the backend; no GPU needed",
         (
             Option("steps", "Steps", "Denoising steps; more are crisper, and further from the likeliest", "whole", 1, 1, 16),
-            Option("working_size", "Working size", "Longer side in pixels that the model works at; 0 = what it was trained "
-                   "on", "whole", 0, 0, 1024),
+            _WORKING_SIZE,
             Option("window", "Window", "Frames made together; longer shots are made in several windows", "whole", 9, 5, 65),
             Option("overlap", "Overlap", "Frames over which one window fades into the next", "whole", 5, 1, 33),
             _tracks(512),
-            Option("grow", "Grow holes", "Pixels of the model's picture by which holes widen, so that torn edges are "
-                   "repainted", "whole", 2, 0, 32),
+            Option("widen", "Widen holes", "Pixels of the model's picture around holes that are its painting, too",
+                   "whole", 2, 0, 32),
             Option("light", "Light", "Light and shadow that the edit changes are carried over to the footage's own pixels",
                    "switch", True),
             _MEMORY,

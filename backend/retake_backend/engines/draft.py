@@ -96,7 +96,7 @@ class _Run:
         )
         windows = plan_windows(start, stop, options["window"], options["overlap"])
         self.notes += [*fitted.notes, *window_notes(windows, stop, len(request.solve)), *self._told(model)]
-        composition = Composition(fitted, preview.size, options["grow"], options["light"])
+        composition = Composition(fitted, preview.size, options["widen"], options["light"])
 
         def make(window: Window, before: Picture | None) -> Picture:
             where = (windows.index(window), len(windows))

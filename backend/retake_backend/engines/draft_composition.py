@@ -31,13 +31,13 @@ AGREES = 12.0
 
 @dataclass(frozen=True)
 class Composition:
-    """How pictures of the model's size change those of the take's. size: (width, height) px of the take. grow: px of
+    """How pictures of the model's size change those of the take's. size: (width, height) px of the take. widen: px of
     the model's picture by which holes are widened. light: whether smooth changes outside of the holes are carried over.
     """
 
     fitted: Fitted
     size: tuple[int, int]
-    grow: int
+    widen: int
     light: bool
 
     def finished(self, footage: Picture, holes: Mask, moved: Picture, made: Picture) -> Picture:
@@ -54,7 +54,7 @@ class Composition:
         coarse = self._enlarged(moved.astype(np.float32))
         lost = 1 - np.clip(self._enlarged(detail), 0, 1)[..., None]
         mixed = below + self._enlarged(change) - lost * (below - coarse)
-        return np.clip(np.floor(mixed + np.float32(0.5)), 0, 255).astype(np.uint8)
+        return np.asarray(np.clip(np.floor(mixed + np.float32(0.5)), 0, 255), np.uint8)
 
     def brought(self, holes: Mask) -> Mask:
         """Holes at the model's size: every pixel with some of a hole in it."""
@@ -63,7 +63,7 @@ class Composition:
     def _changes(self, holes: Mask, moved: Picture, made: Picture) -> tuple[Map, Map]:
         """What is added (h, w, 3), and how much of the reprojection's detail stays (h, w), at the model's size."""
         difference = made.astype(np.float32) - moved
-        painted = widened(holes[None], self.grow, specks=0)[0]
+        painted = widened(holes[None], self.widen, specks=0)[0]
         share = _feathered(painted)[..., None]
         smooth = _blurred_outside(difference, painted)
         light = np.sign(smooth) * np.maximum(np.abs(smooth) - NOTHING, 0) if self.light else np.zeros_like(smooth)

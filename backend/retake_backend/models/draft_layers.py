@@ -19,7 +19,7 @@ def flat(video: Tensor) -> Tensor:
 
 def unflat(pictures: Tensor, frames: int) -> Tensor:
     """(B * F, C, H, W) -> (B, C, F, H, W)."""
-    return pictures.unflatten(0, (-1, frames)).transpose(1, 2)
+    return pictures.reshape(-1, frames, *pictures.shape[1:]).transpose(1, 2)
 
 
 def with_neighbours(pictures: Tensor, frames: int) -> Tensor:
@@ -27,7 +27,7 @@ def with_neighbours(pictures: Tensor, frames: int) -> Tensor:
 
     The first and the last frame are their own neighbours.
     """
-    video = pictures.unflatten(0, (-1, frames))
+    video = pictures.reshape(-1, frames, *pictures.shape[1:])
     before = torch.cat([video[:, :1], video[:, :-1]], 1)
     after = torch.cat([video[:, 1:], video[:, -1:]], 1)
     return torch.cat([before, video, after], 2).flatten(0, 1)

@@ -107,7 +107,7 @@ def test_the_footage_is_untouched_where_nothing_is_edited(shot, ship, name):
 @pytest.mark.parametrize("name", ["trained", "refiner"])
 def test_without_light_only_the_holes_and_their_seam_change(shot, ship, name):
     ship(name)
-    request = shot(engine="draft", options={"light": False, "grow": 1})
+    request = shot(engine="draft", options={"light": False, "widen": 1})
     preview = list(PreviewEngine().render(shot(engine="preview", options={}), ignore))
     changed = [np.any(a.rgb != b.rgb, -1) for a, b in zip(frames_of(request), preview, strict=True)]
     assert any(frame.any() for frame in changed)
@@ -197,7 +197,7 @@ def test_it_can_be_asked_to_use_another_folder(shot, weights):
 @pytest.fixture
 def composition():
     """A take of four times the model's size."""
-    return Composition(Fitted.plan((384, 256), working_size=96, multiple=8), (384, 256), grow=0, light=True)
+    return Composition(Fitted.plan((384, 256), working_size=96, multiple=8), (384, 256), widen=0, light=True)
 
 
 def take(composition, seed=0):
