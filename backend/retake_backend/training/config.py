@@ -169,7 +169,7 @@ class Look:
     `data` every so many steps, 0 = none; they are always the same ones. seed: of the samples."""
 
     metrics: int = 10
-    every: int = 1000
+    every: int = 0
     samples: int = 2
     seed: int = 0
     data: tuple[Data, ...] = ()
@@ -178,7 +178,7 @@ class Look:
         if self.metrics < 1 or self.every < 0 or self.samples < 1:
             raise ValueError('"metrics" and "samples" must be at least 1, "every" at least 0')
         if self.every and not self.data:
-            raise ValueError('samples need held-out "data"; "every = 0" makes none')
+            raise ValueError('samples need held-out "data"')
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ class Config:
     optimiser: Optimiser = field(default_factory=Optimiser)
     augmentation: Augmentation = field(default_factory=Augmentation)
     keep: Keep = field(default_factory=Keep)
-    look: Look = field(default_factory=lambda: Look(every=0))
+    look: Look = field(default_factory=Look)
 
     def __post_init__(self) -> None:
         if not self.stage:

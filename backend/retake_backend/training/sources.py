@@ -33,13 +33,14 @@ class Mixture:
     weights: tuple[float, ...]
 
     def piece(self, number: int, count: int) -> Batch:
-        left = sum(Fraction(weight) for weight in self.weights)
-        for source, weight in zip(self.sources[:-1], self.weights[:-1], strict=True):
-            share = Fraction(weight) / left
+        weights = [Fraction(str(weight)) for weight in self.weights]  # as written: 0.3 is three tenths
+        left = sum(weights)
+        for source, weight in zip(self.sources[:-1], weights[:-1], strict=True):
+            share = weight / left
             mine = int(number * share)
             if int((number + 1) * share) > mine:
                 return source.piece(mine, count)
-            number, left = number - mine, left - Fraction(weight)
+            number, left = number - mine, left - weight
         return self.sources[-1].piece(number, count)
 
 

@@ -1,0 +1,205 @@
+"""The track methods in training on a tiny Wan: what learns, what stays, and that takes are made of the result."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+from retake_backend.engines.base import RenderRequest
+from retake_backend.engines.edit_by_track import EditByTrackEngine
+from retake_backend.engines.track2view import Track2ViewEngine
+from retake_backend.engines.trajectory_attention import TrajectoryAttentionEngine
+from retake_backend.models import resident
+from retake_backend.training.registry import make_trainee
+from retake_backend.weights.importing import import_folder
+from retake_backend.weights.store import WeightStore
+from retake_shared.errors import BadFile, RetakeError
+from retake_shared.shot import Footage, RenderSettings
+
+
+class Pictures:
+    """Footage in memory, with the reader's interface."""
+
+    def __init__(self, video):
+        self.video, self.notes = video, ()
+        self.footage = Footage("memory", video.shape[2], video.shape[1], Fraction(16), len(video))
+
+    def frame(self, index):
+        return self.video[index]
+
+
+SMALL = {"width": 32, "heads": 2}
+SETTINGS = {
+    "edit-by-track": {"conditioner": {**SMALL, "temporal_layers": 1}, "lora": {"rank": 4, "alpha": 4}},
+    "track2view": {"conditioner": {**SMALL, "layers": 1}, "lora": {"rank": 4, "alpha": 4}},
+    "trajectory-attention": {},
+}
+ENGINES = {
+    "edit-by-track": EditByTrackEngine,
+    "track2view": Track2ViewEngine,
+    "trajectory-attention": TrajectoryAttentionEngine,
+}
+NAMES = list(SETTINGS)
+
+
+@pytest.fixture
+def trainee(models):
+    """A function that makes one on the tiny Wan, in float32."""
+
+    def make(name, **more):
+        torch.manual_seed(0)
+        settings = {"licence": "CC0-1.0", "weights": "fp32", "samples": {"steps": 2}, **SETTINGS[name], **more}
+        return make_trainee(name, settings)
+
+    return make
+
+
+def step(trainee, batch, seed=0):
+    loss, _ = trainee.loss(batch, torch.Generator().manual_seed(seed))
+    loss.backward()
+    return float(loss.detach())
+
+
+def trained(trainee):
+    return {name: p for name, p in trainee.module.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_overfit_batch_is_learned_and_the_base_stays_as_it_is_bit_for_bit(trainee, one_of_a_ball, name):
+    model = trainee(name, levels={"distribution": "uniform", "shift": 1.0})
+    before = {n: p.detach().clone() for n, p in model.module.named_parameters() if not p.requires_grad}
+    optimiser = torch.optim.AdamW(trained(model).values(), 5e-3)
+    losses = []
+    for _ in range(20):
+        optimiser.zero_grad()
+        losses.append(step(model, one_of_a_ball, seed=3))  # the same noise: the loss can only fall by learning
+        optimiser.step()
+    assert losses[-1] < 0.97 * losses[0]
+    assert before
+    assert all(torch.equal(dict(model.module.named_parameters())[n], p) for n, p in before.items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_new_weight_learns(trainee, one_of_a_ball, name):
+    """What starts as zero hides what lies before it from the first gradient; after a few steps nothing is hidden."""
+    model = trainee(name)
+    optimiser = torch.optim.SGD(trained(model).values(), 1.0)
+    for seed in range(3):
+        optimiser.zero_grad()
+        step(model, one_of_a_ball, seed)
+        optimiser.step()
+    silent = [name for name, p in trained(model).items() if p.grad is None or not p.grad.any()]
+    assert silent == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_saved_parts_are_imported_and_make_a_take(trainee, pairs_of_a_ball, models, tmp_path, ball, name, monkeypatch):
+    model = trainee(name)
+    optimiser = torch.optim.SGD(trained(model).values(), 10.0)
+    for seed in range(2):
+        optimiser.zero_grad()
+        step(model, pairs_of_a_ball, seed)
+        optimiser.step()
+    model.save(tmp_path / "result")
+    home = tmp_path / "models"
+    home.mkdir()
+    (home / "wan2.1-t2v-1.3b").symlink_to(models / "wan2.1-t2v-1.3b")
+    monkeypatch.setenv("RETAKE_MODELS", str(home))
+    entry = import_folder(name, tmp_path / "result", WeightStore(), lambda *progress: None)
+    assert (entry.state, entry.licence) == ("installed", "CC0-1.0")
+    pair = ball()
+    options = {"working_size": 64, "steps": 2, "memory": "cpu", "quality": "standard"}
+    request = RenderRequest(
+        Pictures(pair.source), pair.solve, pair.edit, RenderSettings(engine=name, options=options, seed=1)
+    )
+    take = [frame.rgb for frame in ENGINES[name]().render(request, lambda progress: None)]
+    resident.release()
+    assert len(take) == 5
+    # The very weights that were trained: another training makes another take.
+    (home / name).rename(home / "kept")
+    for parameter in trained(model).values():
+        parameter.data.mul_(1.5)
+    model.save(tmp_path / "other")
+    import_folder(name, tmp_path / "other", WeightStore(), lambda *progress: None)
+    other = [frame.rgb for frame in ENGINES[name]().render(request, lambda progress: None)]
+    assert any((a != b).any() for a, b in zip(take, other, strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_training_goes_on_from_parts(trainee, pairs_of_a_ball, tmp_path, name):
+    """The second stage, or a fit, begins with the very loss that the first ended with."""
+    model = trainee(name)
+    optimiser = torch.optim.SGD(trained(model).values(), 10.0)
+    step(model, pairs_of_a_ball)
+    optimiser.step()
+    with torch.no_grad():
+        ended, _ = model.loss(pairs_of_a_ball, torch.Generator().manual_seed(5))
+        model.save(tmp_path / "parts")
+        fresh = trainee(name)
+        again = trainee(name, parts=str(tmp_path / "parts"))
+        assert trained(again).keys() == trained(model).keys()
+        assert float(again.loss(pairs_of_a_ball, torch.Generator().manual_seed(5))[0]) == float(ended)
+        assert float(fresh.loss(pairs_of_a_ball, torch.Generator().manual_seed(5))[0]) != float(ended)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_running_blocks_again_going_back_changes_no_gradient(trainee, pairs_of_a_ball, name):
+    gradients = []
+    for checkpointing in (True, False):
+        model = trainee(name, checkpointing=checkpointing)
+        for branch in trained(model).values():  # away from zero, so that all gradients count
+            branch.data.add_(0.02)
+        step(model, pairs_of_a_ball)
+        gradients.append({n: p.grad for n, p in trained(model).items()})
+    assert all(torch.equal(gradients[0][n], gradients[1][n]) for n in gradients[0])
+
+
+def test_bfloat16_keeps_what_is_trained_in_float32(trainee, pairs_of_a_ball):
+    model = trainee("edit-by-track", weights="bf16")
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = step(model, pairs_of_a_ball)
+    assert all(p.dtype == torch.float32 and p.grad.dtype == torch.float32 for p in trained(model).values())
+    exact = step(trainee("edit-by-track"), pairs_of_a_ball)
+    assert rounded == pytest.approx(exact, rel=0.02)
+
+
+def test_only_the_target_is_noised_and_scored(trainee, pairs_of_a_ball, monkeypatch):
+    """Source latents reach the model clean; the loss is the target's velocity alone, at the timestep of its noise."""
+    model = trainee("edit-by-track")
+    seen = {}
+
+    def forward(**given):
+        seen.update(given)
+        return (torch.zeros_like(given["hidden_states"]),)
+
+    monkeypatch.setattr(model.transformer, "forward", forward)
+    with torch.no_grad():
+        loss, _ = model.loss(pairs_of_a_ball, torch.Generator().manual_seed(0))
+    clean = model._latents(pairs_of_a_ball.target)
+    assert torch.equal(seen["source_latents"], model._latents(pairs_of_a_ball.source))
+    sigma = (seen["timestep"] / 1000).view(-1, 1, 1, 1, 1)
+    noise = (seen["hidden_states"] - (1 - sigma) * clean) / sigma
+    assert abs(float(noise.mean())) < 0.05
+    assert float(noise.std()) == pytest.approx(1, abs=0.05)
+    assert float(loss) == pytest.approx(float((noise - clean).square().mean()), rel=1e-4)
+
+
+def test_samples_are_videos_of_the_batch(trainee, pairs_of_a_ball):
+    model = trainee("track2view")
+    sample = model.sample(pairs_of_a_ball, torch.Generator().manual_seed(0))
+    assert sample.shape == pairs_of_a_ball.target.shape
+    assert torch.equal(sample, model.sample(pairs_of_a_ball, torch.Generator().manual_seed(0)))
+    assert not torch.equal(sample, model.sample(pairs_of_a_ball, torch.Generator().manual_seed(1)))
+    assert sample.abs().max() <= 1
+
+
+def test_a_key_that_the_model_does_not_know_is_named(trainee):
+    with pytest.raises(BadFile, match=r'unknown key "temporal_layrs".*Did you mean "temporal_layers"'):
+        trainee("edit-by-track", conditioner={"temporal_layrs": 3})
+    with pytest.raises(RetakeError, match="no trainee"):
+        make_trainee("edit-by-trick", {})
+
+
+def test_a_base_that_is_not_here_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("RETAKE_MODELS", str(tmp_path))
+    with pytest.raises(RetakeError, match="retake models pull"):
+        make_trainee("edit-by-track", {"licence": "CC0-1.0"})
