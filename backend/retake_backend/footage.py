@@ -38,6 +38,10 @@ _CACHE_BYTES = 384 << 20
 _JUMP = 48
 """How many pictures are decoded on the way to a later one before a seek is tried instead."""
 _KEPT_ON_THE_WAY = 8
+_BEGINNING = -(1 << 62)
+"""In place of a time to seek: open the file anew."""
+_TELL_LENGTH = ("matroska,webm", "avi", "mov,mp4,m4a,3gp,3g2,mj2")
+"""Containers that say how long they are; of others it is guessed from their size."""
 _SMALL = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 _EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 """How YUV becomes RGB and back. The library's own choice is quicker by 3 ms a frame and 1 to 1.5 levels too dark."""
@@ -245,6 +249,8 @@ class _Video:
         except BaseException:
             self.close()
             raise
+        if not self.notes and (promised := self._promised()) > len(self.times):
+            self.notes.append(_damaged(len(self.times), f"about {promised}"))
         fps, constant = self._rate()
         if not constant:
             self.notes.append("The frame rate is uneven; frames are numbered one by one, as Blender shows them.")
@@ -330,14 +336,46 @@ class _Video:
         if not times:
             raise BadFile("holds no picture that can be decoded.", str(self.path), "Export it again.")
         if len(times) < promised:
-            self.notes.append(
-                f"The file is damaged: {len(times)} of {promised} frames can be read. Export it again to get the rest."
-            )
+            self.notes.append(_damaged(len(times), max(promised, self._promised(times))))
         if None in times or sorted(set(times)) != times:
             self.keys = []
             return [None] * len(times)
         self.keys = [times[0]]
         return times
+
+    def _promised(self, times: list[Any] | None = None) -> int:
+        """How many pictures there are by the container's own length, where that says more than what can be found.
+
+        A file whose end is missing, or is rubbish, has a sound beginning and no index that would tell.
+        """
+        times = self.times if times is None else times
+        length, base = self.container.duration, self.stream.time_base
+        if self.container.format.name not in _TELL_LENGTH or not length or not base or None in times:
+            return len(times)
+        rate = self.stream.average_rate or self.stream.guessed_rate
+        steps = np.diff(np.asarray(times, np.int64)) * float(base)
+        step = float(np.median(steps)) if len(steps) else float(1 / rate) if rate else 0.0
+        if step <= 0 or (len(steps) and np.quantile(steps, 0.95) > 1.5 * step):
+            return len(times)  # uneven: the last picture may be meant to stay for long
+        length = length / av.time_base
+        if self.container.format.name == "avi":  # its length is guessed from what is there
+            length = max(length, self.stream.frames * step)
+        missing = length - self._last_moment(times) - step
+        lost = round(missing / step)
+        return len(times) + (lost if lost > max(2, 0.02 * len(times)) else 0)
+
+    def _last_moment(self, times: list[Any]) -> float:
+        """Seconds from the start at which the last picture begins, or all else has ended: sound may be longer."""
+        start = (self.container.start_time or 0) / av.time_base
+        last = float(times[-1] * self.stream.time_base)
+        if len(self.container.streams) > 1:
+            self._restart()
+            with contextlib.suppress(av.FFmpegError):
+                for packet in self.container.demux():
+                    if packet.pts is not None and packet.time_base and packet.stream is not self.stream:
+                        last = max(last, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            self._restart()
+        return last - start
 
     def _restart(self) -> None:
         self.container.close()
@@ -376,7 +414,9 @@ class _Video:
             yield from self._in_sequence(index, size)
             return
         for start in self._starts(index):
-            if start is not None:
+            if start == _BEGINNING:
+                self._restart()
+            elif start is not None:
                 self._seek(start)
             for frame in self._decoder:
                 at = self.order.get(frame.pts)
@@ -391,7 +431,11 @@ class _Video:
                 if at > index:  # the container's own index led past the picture
                     break
             self.position = len(self.times)
-        raise BadFile(f"frame {index} cannot be decoded.", str(self.path), "Export the video again.")
+        raise self._undecodable(index)
+
+    def _undecodable(self, index: int) -> BadFile:
+        remedy = f"The video is damaged there. Export it again, or use frames before it ({index} of them)."
+        return BadFile(f"frame {index} cannot be decoded.", str(self.path), remedy)
 
     def _starts(self, index: int) -> Iterator[int | None]:
         """Times of the key pictures to decode `index` from, best first; None = from where the decoder stands."""
@@ -401,6 +445,7 @@ class _Video:
             yield None
         yield from keys
         yield self.times[0]
+        yield _BEGINNING  # some containers, as a camera's .ts, do not lead back to their first pictures
 
     def _in_sequence(self, index: int, size: tuple[int, int] | None) -> Iterator[tuple[int, Picture]]:
         if index < self.position:
@@ -410,7 +455,11 @@ class _Video:
             if self.position > index:
                 yield index, _picture(frame, size)
                 return
-        raise BadFile(f"frame {index} cannot be decoded.", str(self.path), "Export the video again.")
+        raise self._undecodable(index)
+
+
+def _damaged(found: int, promised: int | str) -> str:
+    return f"The file is damaged: {found} of {promised} frames can be read. Export it again to get the rest."
 
 
 def _picture(frame: Any, size: tuple[int, int] | None = None) -> Picture:

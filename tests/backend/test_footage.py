@@ -55,7 +55,7 @@ def make_video(
     return path
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi", ".h264"])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi", ".ts", ".h264"])
 @pytest.mark.parametrize("options", [{}, {"x264-params": "open-gop=1:bframes=4:b-adapt=0"}])
 def test_every_frame_in_presentation_order(tmp_path: Path, suffix: str, options: dict) -> None:
     path = make_video(tmp_path / f"clip{suffix}", options=options)
@@ -64,7 +64,7 @@ def test_every_frame_in_presentation_order(tmp_path: Path, suffix: str, options:
         assert [number(p) for p in reader.frames()] == list(range(FRAMES))
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi", ".h264"])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi", ".ts", ".h264"])
 def test_random_access_equals_reading_in_sequence(tmp_path: Path, suffix: str) -> None:
     path = make_video(tmp_path / f"clip{suffix}", count=100)
     with FootageReader(path) as reader:
@@ -116,6 +116,75 @@ def test_damaged_tail_gives_the_readable_frames_and_says_so(tmp_path: Path) -> N
         assert [number(p) for p in reader.frames()] == list(range(count))
         with pytest.raises(BadFile, match=f"frame {count} is not one"):
             reader.frame(count)
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".avi"])
+@pytest.mark.parametrize("tail", ["random", "cut"])
+@pytest.mark.parametrize("sound", [0.0, 4.2])
+def test_a_tail_of_rubbish_is_told_and_what_is_before_it_comes_out(
+    tmp_path: Path, suffix: str, tail: str, sound: float
+) -> None:
+    """As after a disk error or a broken download."""
+    whole = with_sound(tmp_path / f"clip{suffix}", sound)
+    data = bytearray(whole.read_bytes())
+    begin = len(data) * 6 // 10
+    data[begin:] = np.random.default_rng(2).bytes(len(data) - begin) if tail == "random" else b""
+    whole.write_bytes(data)
+    with FootageReader(whole) as reader:
+        count = reader.footage.frames
+        assert 0 < count < 95
+        read = [number(p) for p in reader.frames()]
+        assert read[: count - 1] == list(range(count - 1))  # the last may be half a picture
+        (note,) = (note for note in reader.notes if "damaged" in note)
+        assert f"{count} of" in note
+        assert "Export it again" in note
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".avi"])
+def test_sound_that_is_longer_than_the_pictures_is_no_damage(tmp_path: Path, suffix: str) -> None:
+    with FootageReader(with_sound(tmp_path / f"clip{suffix}", 12.0)) as reader:
+        assert reader.footage.frames == 100
+        assert reader.notes == ()
+
+
+def with_sound(path: Path, seconds: float) -> Path:
+    """100 frames at 24 a second, the index of an .mp4 first, and so many seconds of sound (none: no sound at all)."""
+    noise = np.random.default_rng(0)
+    with av.open(str(path), "w", options={"movflags": "faststart"} if path.suffix == ".mp4" else {}) as container:
+        stream = container.add_stream("mpeg4", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        stream.options = {"g": "12", "qscale": "2", "flags": "+qscale"}
+        voice = container.add_stream("mp2", rate=44100, layout="mono") if seconds else None
+        blocks = iter(range(round(seconds * 44100 / 1152)))
+
+        def sound_until(second: float) -> None:
+            while second > 0 and (block := next(blocks, None)) is not None:
+                told = av.AudioFrame.from_ndarray(noise.integers(-9, 9, (1, 1152), np.int16), "s16", "mono")
+                told.sample_rate, told.pts, told.time_base = 44100, block * 1152, Fraction(1, 44100)
+                container.mux(voice.encode(told))
+                if block * 1152 / 44100 > second:
+                    return
+
+        for index in range(100):
+            frame = av.VideoFrame.from_ndarray(picture(index), format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, 24)
+            container.mux(stream.encode(frame))
+            sound_until(index / 24)
+        container.mux(stream.encode(None))
+        sound_until(seconds)
+    return path
+
+
+def test_a_frame_that_is_damaged_is_named_with_those_before_it(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "clip.mkv", count=40)
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    place = sorted(packets, key=lambda packet: packet.pts)[20]
+    data = bytearray(path.read_bytes())
+    data[place.pos + 8 : place.pos + place.size] = bytes(place.size - 8)
+    path.write_bytes(data)
+    with FootageReader(path) as reader, pytest.raises(BadFile, match=r"use frames before it \(\d+ of them\)"):
+        list(reader.frames())
 
 
 def test_mp4_with_zeroed_end_tells_how_much_is_left(tmp_path: Path) -> None:
