@@ -90,7 +90,7 @@ class _Run:
         fitted = Fitted.plan(
             (footage.width, footage.height),
             "pad",
-            options["working_size"] or min(model.config.longer_side, max(footage.width, footage.height)),
+            options["working_size"] or min(int(model.config["longer_side"]), max(footage.width, footage.height)),
             multiple=STRIDE,
             take=preview.size,
         )
@@ -181,7 +181,7 @@ class _Run:
 
         def load() -> DraftModel:
             model = load_draft(self.folder, self.profile.dtype)
-            model.to(self.profile.device, memory_format=torch.channels_last)
+            model.to(device=self.profile.device, memory_format=torch.channels_last)  # type: ignore[call-arg]
             return model
 
         with memory.gpu_errors_in_words():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from retake_shared.errors import BadFile
@@ -22,7 +23,7 @@ _AGAIN = "Install the backend again, or train the model again."
 
 def save_draft(folder: Path, model: DraftModel, about: str = "") -> None:
     """Write a model into `folder`, which is replaced whole. about: Markdown for its card: data, hours, metrics."""
-    rounded = copy.deepcopy(model).to(torch.bfloat16)
+    rounded = copy.deepcopy(model).to(dtype=torch.bfloat16)  # type: ignore[call-arg]
     count = sum(parameter.numel() for parameter in model.parameters())
     with replaced(folder) as beside:
         rounded.save_pretrained(beside, safe_serialization=True)
@@ -40,17 +41,18 @@ def load_draft(folder: Path, dtype: torch.dtype = torch.float32) -> DraftModel:
     if name not in _CLASSES:
         raise BadFile(f'is of the kind "{name}".', str(folder), f"The draft engine takes {' and '.join(_CLASSES)}.")
     try:
-        model, found = _CLASSES[name].from_pretrained(
+        kind: Any = _CLASSES[name]
+        model, found = kind.from_pretrained(
             str(folder), dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
     except torch.OutOfMemoryError:
         raise
     except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise BadFile(f"is no {name} in safetensors ({error}).", str(folder), _AGAIN) from error
-    for kind in ("missing_keys", "unexpected_keys"):
-        if found[kind]:
-            keys = sorted(found[kind])
-            raise BadFile(f'{kind.split("_")[0]} weight "{keys[0]}" ({len(keys)} in all).', str(folder), _AGAIN)
+    for what in ("missing_keys", "unexpected_keys"):
+        if found[what]:
+            keys = sorted(found[what])
+            raise BadFile(f'{what.split("_")[0]} weight "{keys[0]}" ({len(keys)} in all).', str(folder), _AGAIN)
     return model  # type: ignore[no-any-return]
 
 

@@ -67,7 +67,8 @@ class Refiner(ModelMixin, ConfigMixin):  # type: ignore[misc]
         steps: int = 1,
     ) -> Tensor:
         """The target (B, 3, F, H, W) float32 in [-1, 1]; tracks, chance and steps are the transformer's, unused."""
-        return (moved.float() + self(source, moved, holes)).clamp(-1, 1)
+        residual: Tensor = self(source, moved, holes)
+        return (moved.float() + residual).clamp(-1, 1)
 
 
 def nearest_seen(moved: Tensor, holes: Tensor) -> Tensor:

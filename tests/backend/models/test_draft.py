@@ -114,7 +114,7 @@ def test_attention_by_plain_products_is_attention(monkeypatch):
     """Short sequences on a CPU take another way, long ones and GPUs the fused kernel: the same picture."""
     model = make("transformer")
     plain = model.repaint(*views(), chance(), 2)
-    monkeypatch.setattr("retake_backend.models.draft._SHORT", 0)
+    monkeypatch.setattr("retake_backend.conditioning.attention.SHORT", 0)
     torch.testing.assert_close(plain, model.repaint(*views(), chance(), 2), rtol=1e-4, atol=1e-5)
 
 
