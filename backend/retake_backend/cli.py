@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"retake {__version__}")
     commands = parser.add_subparsers(
         required=True,
-        metavar="serve | solve | render | train | fit | convert | export | compare | frame | models | doctor",
+        metavar="serve | solve | render | train | fit | synthesize | convert | export | compare | frame | models | doctor",
     )
 
     serve = commands.add_parser("serve", help="wait for jobs from Blender", description="Wait for jobs from Blender.")
@@ -103,6 +103,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands.add_parser("train", help="train a model on pairs", description=_train.__doc__))
 
     _add_fit(commands.add_parser("fit", help="train shortly on one shot", description=_fit.__doc__))
+
+    _add_synthesize(
+        commands.add_parser("synthesize", help="training examples from Blender", description=_synthesize.__doc__)
+    )
 
     _add_convert(commands.add_parser("convert", help="any solve to Retake's archive", description=_convert.__doc__))
 
@@ -157,6 +161,23 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=0, metavar="N", help="how long (as the configuration says)")
     parser.add_argument("--config", metavar="CONFIG", help="a TOML file (fit-ENGINE, see retake train --show)")
     parser.set_defaults(command=_fit)
+
+
+def _add_synthesize(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `retake synthesize`."""
+    parser.add_argument("--out", required=True, type=Path, metavar="DATASET", help="its folder; what is there stays")
+    parser.add_argument("--clips", required=True, type=int, metavar="N", help="how many pairs of videos")
+    parser.add_argument("--seed", type=int, default=1, metavar="S", help="of the first scene (%(default)s)")
+    parser.add_argument("--size", type=size, default=(224, 128), metavar="WxH", help="of the pictures, px (224x128)")
+    parser.add_argument("--frames", type=int, default=17, metavar="F", help="of each video (%(default)s)")
+    parser.add_argument("--processes", type=int, default=0, metavar="P", help="Blenders at a time (one a core)")
+    parser.add_argument("--quality", choices=("draft", "full"), default="draft", help="of the pictures (%(default)s)")
+    parser.add_argument(
+        "--blender", default="", metavar="CMD", help="a Blender, or a Python with bpy ($RETAKE_BLENDER, else blender)"
+    )
+    parser.add_argument("--mixamo", type=Path, metavar="DIR", help="characters with actions (FBX), to act among others")
+    parser.add_argument("--assets", type=Path, metavar="DIR", help="models (GLB, glTF, OBJ, FBX), as props")
+    parser.set_defaults(command=_synthesize)
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
@@ -313,6 +334,14 @@ def _fit(arguments: argparse.Namespace) -> int:
     from .training import commands
 
     return commands.fit(arguments)
+
+
+def _synthesize(arguments: argparse.Namespace) -> int:
+    """Render pairs of videos in Blender, headless: characters, props and places drawn from a seed, and all that is known
+    about them. What was made before stays, and a run that is stopped goes on."""
+    from .training.synthesis import commands
+
+    return commands.synthesize(arguments, Stop().check)
 
 
 def _convert(arguments: argparse.Namespace) -> int:
