@@ -17,10 +17,8 @@ from typing import Literal
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.attention import FeedForward
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.modeling_utils import ModelMixin
-from diffusers.models.normalization import FP32LayerNorm
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 from torch import Tensor, nn
 from torch.nn.functional import pixel_unshuffle
@@ -52,8 +50,8 @@ class DraftAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.to_qkv = nn.Linear(width, 3 * width)
-        self.norm_q = nn.RMSNorm(width, 1e-6)
-        self.norm_k = nn.RMSNorm(width, 1e-6)
+        self.norm_q = nn.LayerNorm(width, 1e-6, bias=False)
+        self.norm_k = nn.LayerNorm(width, 1e-6, bias=False)
         self.to_out = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, rotation: Rotation) -> Tensor:
@@ -75,15 +73,18 @@ def _rotated(tokens: Tensor, rotation: Rotation) -> Tensor:
 
 
 class DraftBlock(nn.Module):
-    """Wan's transformer block without the attention to text, over the tokens of a frame or those along time."""
+    """Wan's transformer block without the attention to text, over the tokens of a frame or those along time.
+
+    SiLU in place of GELU: on a CPU that alone would be an eighth of a training step.
+    """
 
     def __init__(self, width: int, heads: int, ffn_dim: int, over: Literal["space", "time"]) -> None:
         super().__init__()
         self.over = over
-        self.norm1 = FP32LayerNorm(width, 1e-6, elementwise_affine=False)
+        self.norm1 = nn.LayerNorm(width, 1e-6, elementwise_affine=False)
         self.attn1 = DraftAttention(width, heads)
-        self.norm3 = FP32LayerNorm(width, 1e-6, elementwise_affine=False)
-        self.ffn = FeedForward(width, inner_dim=ffn_dim, activation_fn="gelu-approximate")
+        self.norm3 = nn.LayerNorm(width, 1e-6, elementwise_affine=False)
+        self.ffn = nn.Sequential(nn.Linear(width, ffn_dim), nn.SiLU(), nn.Linear(ffn_dim, width))
         self.scale_shift_table = nn.Parameter(torch.randn(1, 6, width) / width**0.5)
 
     def forward(self, tokens: Tensor, modulation: Tensor, rotation: Rotation) -> Tensor:

@@ -6,8 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-GROUPS = 8
-"""Of the group norms: every width is a multiple."""
 STRIDE = 8
 """px of the picture to a side of a token: sides of the models' pictures are multiples of it."""
 
@@ -22,37 +20,35 @@ def unflat(pictures: Tensor, frames: int) -> Tensor:
     return pictures.reshape(-1, frames, *pictures.shape[1:]).transpose(1, 2)
 
 
-def with_neighbours(pictures: Tensor, frames: int) -> Tensor:
-    """Each frame's channels beside those of the frame before and the one after: (B * F, C, ...) -> (B * F, 3 C, ...).
+def shifted(pictures: Tensor, frames: int) -> Tensor:
+    """An eighth of the channels from the frame before, an eighth from the one after, the rest as it is: (B * F, C, h, w).
 
-    The first and the last frame are their own neighbours.
+    Temporal shift (Lin et al. 2019): frames hear of each other without a multiplication. At the ends of the video
+    these channels are the frame's own.
     """
     video = pictures.reshape(-1, frames, *pictures.shape[1:])
-    before = torch.cat([video[:, :1], video[:, :-1]], 1)
-    after = torch.cat([video[:, 1:], video[:, -1:]], 1)
-    return torch.cat([before, video, after], 2).flatten(0, 1)
+    part = video.shape[2] // 8
+    before = torch.cat([video[:, :1, :part], video[:, :-1, :part]], 1)
+    after = torch.cat([video[:, 1:, part : 2 * part], video[:, -1:, part : 2 * part]], 1)
+    mixed = torch.cat([before, after, video[:, :, 2 * part :]], 2)
+    return mixed.flatten(0, 1).contiguous(memory_format=torch.channels_last)
 
 
 class ConvBlock(nn.Module):
-    """Residual block of two 3x3 convolutions; between them each frame hears of its neighbours in time."""
+    """Residual block of two 3x3 convolutions; between them each frame hears of its neighbours in time.
+
+    Without norms: they cost a CPU as much as the convolutions do, and restoring pictures goes well without.
+    """
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
-        self.norm_in = nn.GroupNorm(GROUPS, channels)
         self.conv_in = nn.Conv2d(channels, out_channels, 3, padding=1)
-        self.time = nn.Conv2d(3 * out_channels, out_channels, 1)
-        nn.init.zeros_(self.time.weight)
-        nn.init.zeros_(self.time.bias)  # type: ignore[arg-type]
-        self.norm_out = nn.GroupNorm(GROUPS, out_channels)
         self.conv_out = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.skip = nn.Conv2d(channels, out_channels, 1) if channels != out_channels else nn.Identity()
 
     def forward(self, pictures: Tensor, frames: int) -> Tensor:
         """(B * F, channels, h, w) -> (B * F, out_channels, h, w)."""
-        mixed = self.conv_in(silu(self.norm_in(pictures)))
-        mixed = mixed + self.time(with_neighbours(mixed, frames))
-        mixed = self.conv_out(silu(self.norm_out(mixed)))
-        joined: Tensor = self.skip(pictures) + mixed
+        joined: Tensor = self.skip(pictures) + self.conv_out(shifted(silu(self.conv_in(pictures)), frames))
         return joined
 
 
@@ -73,14 +69,13 @@ class Head(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(GROUPS, channels)
         self.conv = nn.Conv2d(channels, 3 * 4, 3, padding=1)
         nn.init.zeros_(self.conv.weight)
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, channels, H / 2, W / 2) -> (N, 3, H, W) float32."""
-        return nn.functional.pixel_shuffle(self.conv(silu(self.norm(features))).float(), 2)
+        return nn.functional.pixel_shuffle(self.conv(silu(features)).float(), 2)
 
 
 def check_size(video: Tensor) -> None:
