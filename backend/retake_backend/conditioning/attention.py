@@ -51,7 +51,8 @@ def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None =
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if mask is not None:
         logits = logits.masked_fill(~mask, float("-inf"))
-    return logits.softmax(-1).to(v.dtype) @ v
+    attended: Tensor = logits.softmax(-1).to(v.dtype) @ v
+    return attended
 
 
 def attend(
