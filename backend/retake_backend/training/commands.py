@@ -108,10 +108,18 @@ def _run(config: Config, check: Callable[[], None], shot: Source | None = None) 
         result = loop.train(config, trainee, stages, line, held_out=held_out, processes=processes, note=line.note)
     if processes.first:
         print(f"{result}: done in {time.monotonic() - began:.0f} s")
-        from ..weights.catalogue import CATALOGUE
+        if use := _use(config.trainee, result):
+            print(f"To use it: {use}")
 
-        if config.trainee in CATALOGUE:
-            print(f"To use it: retake models import {config.trainee} {result} --replace")
+
+def _use(trainee: str, result: Path) -> str:
+    """What to do with a result so that takes are made with it, "" where no engine uses it."""
+    from ..weights.catalogue import CATALOGUE
+    from ..weights.store import WeightStore
+
+    if trainee in CATALOGUE:
+        return f"retake models import {trainee} {result} --replace"
+    return f"copy the folder to {WeightStore().folder / trainee}" if trainee == "draft" else ""
 
 
 def _changed(config: Config, out: Path | None) -> Config:
@@ -120,14 +128,15 @@ def _changed(config: Config, out: Path | None) -> Config:
 
 def _going_on(config: Config, start: Path | None) -> Config:
     """The configuration with weights to go on from: those named, or installed, unless it says which itself."""
+    from ..weights import shipped
     from ..weights.catalogue import CATALOGUE
     from ..weights.store import WeightStore
     from .registry import kind_of
 
-    key = kind_of(config.trainee).start
-    if start is None and key and key not in config.model and config.trainee in CATALOGUE:
-        entry = WeightStore().entry(config.trainee)
-        start = entry.place if entry.state == "installed" else None
+    name, key = config.trainee, kind_of(config.trainee).start
+    if start is None and key and key not in config.model:
+        entry = WeightStore().entry(name) if name in CATALOGUE else None
+        start = shipped.find(name) if entry is None else entry.place if entry.state == "installed" else None
     if start is None:
         return config
     if not key:
@@ -171,8 +180,8 @@ class _Line:
                 self._shown = now
                 width = shutil.get_terminal_size().columns - 1
                 print(f"\r\x1b[K{share[:width]}", end="", file=sys.stderr, flush=True)
-        elif 10 * progress.done // max(progress.total, 1) != self._tenth:
-            self._tenth = 10 * progress.done // max(progress.total, 1)
+        elif 10 * progress.done // max(progress.total, 1) != self._tenth and (self._tenth < 0 or now - self._shown > 2):
+            self._tenth, self._shown = 10 * progress.done // max(progress.total, 1), now
             print(share, file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:

@@ -8,11 +8,12 @@ theirs. What lies outside such stacks is small, and held whole.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Literal, cast
+from contextlib import contextmanager
+from typing import Literal, cast
 
 import torch
-from accelerate import Accelerator
+from accelerate import PartialState
+from accelerate.utils import reduce
 from retake_shared.errors import RetakeError
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -24,23 +25,23 @@ class Processes:
     """This process among the `count` of a training. precision: "bf16" or "fp32" arithmetic."""
 
     def __init__(self, device: Literal["auto", "cpu"], precision: Literal["fp32", "bf16"]) -> None:
-        mixed = "bf16" if precision == "bf16" else "no"
-        self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision=mixed)
-        self.device: torch.device = self.accelerator.device
-        self.count = int(self.accelerator.num_processes)
-        self.index = int(self.accelerator.process_index)
+        self._state = PartialState(cpu=device == "cpu")
+        self.device: torch.device = self._state.device
+        self.count = int(self._state.num_processes)
+        self.index = int(self._state.process_index)
         self.first = self.index == 0
         self.sharded = False
+        self._rounded = precision == "bf16"
 
-    def autocast(self) -> AbstractContextManager[Any]:
+    def autocast(self) -> torch.autocast:
         """Arithmetic in the chosen precision."""
-        return cast(AbstractContextManager[Any], self.accelerator.autocast())
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._rounded)
 
     def sum(self, values: Tensor) -> Tensor:
         """Over all processes, elementwise."""
         if self.count == 1:
             return values
-        return cast(Tensor, self.accelerator.reduce(values, "sum"))
+        return cast(Tensor, reduce(values, "sum"))
 
     def any(self, asked: bool) -> bool:
         """Whether any process says so; all hear the same answer."""
@@ -50,7 +51,7 @@ class Processes:
 
     def wait(self) -> None:
         """For all processes to come here."""
-        self.accelerator.wait_for_everyone()
+        self._state.wait_for_everyone()
 
     def shard(self, module: nn.Module) -> None:
         """Split the layers of every stack (nn.ModuleList) over the processes. Raises RetakeError when there is one only."""
