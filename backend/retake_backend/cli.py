@@ -15,7 +15,17 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from retake_shared.arguments import add_first_frame, add_settings, add_solve, frames, hints, settings, size
+from retake_shared.arguments import (
+    add_first_frame,
+    add_settings,
+    add_solve,
+    frames,
+    hints,
+    seconds,
+    settings,
+    share,
+    size,
+)
 from retake_shared.errors import Cancelled, RetakeError
 
 from . import __version__
@@ -73,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"retake {__version__}")
     commands = parser.add_subparsers(
         required=True,
-        metavar="serve | solve | render | train | fit | synthesize | convert | export | compare | frame | models | doctor",
+        metavar="serve | solve | render | train | fit | curate | synthesize | convert | export | compare | frame | models | doctor",
     )
 
     serve = commands.add_parser("serve", help="wait for jobs from Blender", description="Wait for jobs from Blender.")
@@ -103,6 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands.add_parser("train", help="train a model on pairs", description=_train.__doc__))
 
     _add_fit(commands.add_parser("fit", help="train shortly on one shot", description=_fit.__doc__))
+
+    _add_curate(commands.add_parser("curate", help="training examples from videos", description=_curate.__doc__))
 
     _add_synthesize(
         commands.add_parser("synthesize", help="training examples from Blender", description=_synthesize.__doc__)
@@ -161,6 +173,27 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=0, metavar="N", help="how long (as the configuration says)")
     parser.add_argument("--config", metavar="CONFIG", help="a TOML file (fit-ENGINE, see retake train --show)")
     parser.set_defaults(command=_fit)
+
+
+def _add_curate(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `retake curate`."""
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="videos, in folders of any depth")
+    parser.add_argument("--out", required=True, type=Path, metavar="DATASET", help="the data set; goes on with its own")
+    parser.add_argument("--size", type=size, default=(448, 256), metavar="WxH", help="of the examples (448x256)")
+    parser.add_argument("--frames", type=int, default=17, metavar="N", help="of each clip (%(default)s)")
+    parser.add_argument("--tracks", type=int, default=2000, metavar="N", help="at most (%(default)s)")
+    parser.add_argument("--fps", type=float, default=16.0, metavar="RATE", help="about that of the clips (%(default)g)")
+    parser.add_argument(
+        "--apart", type=seconds, default=(1.0, 5.0), metavar="A:B", help="seconds from source to target (1:5)"
+    )
+    parser.add_argument("--fov", type=float, metavar="DEG", help="field of view across the width, if all have the same")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (%(default)s)")
+    parser.add_argument("--per-shard", type=int, default=64, metavar="N", help="examples in a file (%(default)s)")
+    parser.add_argument(
+        "--part", type=share, default=(0, 1), metavar="I/N", help="every N-th video from the I-th, 0/N to N-1/N, each "
+        "part with an --out of its own, to work on many machines (all)",
+    )  # fmt: skip
+    parser.set_defaults(command=_curate)
 
 
 def _add_synthesize(parser: argparse.ArgumentParser) -> None:
@@ -334,6 +367,18 @@ def _fit(arguments: argparse.Namespace) -> int:
     from .training import commands
 
     return commands.fit(arguments)
+
+
+def _curate(arguments: argparse.Namespace) -> int:
+    """Make training examples of a folder of videos: two clips a few seconds apart of each shot, cameras and 3D tracks
+    over both. Scenes of several cameras with ReCamMaster's JSON give one camera's clip as another's target. What is
+    left out is counted by reason (curation.json); a run that was stopped or killed goes on where it was."""
+    from . import environment
+
+    os.environ.update(environment.RENDERING)
+    from .training.curation import commands
+
+    return commands.curate(arguments, Stop().check)
 
 
 def _synthesize(arguments: argparse.Namespace) -> int:

@@ -88,6 +88,23 @@ def size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
+def seconds(text: str) -> tuple[float, float]:
+    """FROM:TO in seconds. Raises argparse.ArgumentTypeError."""
+    try:
+        start, stop = (float(word) for word in text.split(":"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not FROM:TO, as in 1:5") from None
+    return start, stop
+
+
+def share(text: str) -> tuple[int, int]:
+    """PART/PARTS, counted from 0. Raises argparse.ArgumentTypeError."""
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
+        raise argparse.ArgumentTypeError(f"{text} is not PART/PARTS, as in 0/8 to 7/8")
+    return int(part), int(parts)
+
+
 def frames(text: str) -> tuple[int, int]:
     """FIRST:STOP. Raises argparse.ArgumentTypeError."""
     start, colon, stop = text.partition(":")
