@@ -31,7 +31,7 @@ from . import shards, shards_pairs
 from .pairs import Pair
 from .shards_writer import PairWriter, index
 
-__all__ = ["DamagedData", "PairDataset", "PairWriter", "index", "read"]
+__all__ = ["DamagedData", "Examples", "PairDataset", "PairWriter", "index", "read"]
 
 
 _REMEMBERED = 64
@@ -42,7 +42,7 @@ class DamagedData(UserWarning):
     """Part of a data set cannot be used; it is left out, and counted."""
 
 
-class _Shards:
+class Examples:
     """The examples of data sets by number, 0 .. len - 1, in the order in which they lie there."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
@@ -85,7 +85,7 @@ class _Shards:
 def read(folder: Path | Sequence[Path]) -> Iterator[tuple[str, Pair]]:
     """Name and example, one by one, in order, once. What is damaged is left out and told by a DamagedData warning,
     the last of which has the count. Raises BadFile when there is no data set."""
-    held = _Shards([folder] if isinstance(folder, Path) else folder)
+    held = Examples([folder] if isinstance(folder, Path) else folder)
     skipped = 0
     for number in range(len(held)):
         try:
@@ -127,7 +127,7 @@ class PairDataset(IterableDataset[Pair]):
         self.folders = [folders] if isinstance(folders, Path) else list(folders)
         self.seed, self.shuffle, self.rank, self.world, self.batch = seed, shuffle, rank, world, batch
         self.position = 0
-        self._shards = _Shards(self.folders)
+        self._shards = Examples(self.folders)
         self._order: tuple[int, NDArray[np.int64]] | None = None
         self._skipped = torch.zeros(self._SLOTS, dtype=torch.int64).share_memory_()
         starts = self._shards.starts
