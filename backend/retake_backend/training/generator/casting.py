@@ -12,6 +12,9 @@ from .scenes import BALL, BOX, ROOM_FACES, SHEET, Scenes, kind_of
 _NEAR = 1e-3
 """Of a ray's length: what is nearer than this is the surface it starts from."""
 
+_AT_ONCE = {"cpu": 1 << 15, "cuda": 1 << 21}
+"""Rays cast at a time, by the kind of device: so many that what lies between two steps stays in a CPU's cache."""
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -61,14 +64,19 @@ def photograph(scenes: Scenes, view: int, size: tuple[int, int], samples: int = 
     for t in range(scenes.c2w.shape[2]):
         frame = _Frame.of(scenes, view, t)
         directions = _directions(scenes, frame, size, samples)
-        origin = frame.c2w[:, None, :3, 3]
-        depth, primitive, local = _first_hit(frame, *_local_rays(frame, origin, directions))
-        colour = _colour(frame, primitive, local) * _light(
-            frame, origin + depth[..., None] * directions, directions, primitive, local, shadows
-        )
+        rays = max(1, _AT_ONCE.get(directions.device.type, _AT_ONCE["cuda"]) // len(directions))
+        colour = torch.cat([_shade(frame, some, shadows) for some in directions.split(rays, 1)], 1)
         colour = colour.clamp(0, 1).view(len(colour), size[1], samples, size[0], samples, 3).mean((2, 4))
         pictures.append(colour.permute(0, 3, 1, 2))
     return torch.stack(pictures, 1)
+
+
+def _shade(frame: _Frame, directions: Tensor, shadows: bool) -> Tensor:
+    """(B, N, 3) colours along the camera's rays."""
+    origin = frame.c2w[:, None, :3, 3]
+    depth, primitive, local = _first_hit(frame, *_local_rays(frame, origin, directions))
+    place = origin + depth[..., None] * directions
+    return _colour(frame, primitive, local) * _light(frame, place, directions, primitive, local, shadows)
 
 
 def _directions(scenes: Scenes, frame: _Frame, size: tuple[int, int], samples: int) -> Tensor:
