@@ -19,6 +19,7 @@ from retake_shared.shot import Cameras
 from ..engines.base import Progress, Report
 from . import motion
 from .colmap_process import Mapped, solve_keyframes
+from .consensus import SHARP, Fit, settled, unbent
 from .poses import (
     Adjusted,
     Array,
@@ -26,6 +27,7 @@ from .poses import (
     FocalUnknown,
     Observations,
     adjust,
+    cost,
     medians,
     rays_of,
     triangulate,
@@ -33,7 +35,7 @@ from .poses import (
 )
 from .stages import CameraSolve, Focal, Kind, PointTracks
 
-VERSION = 2
+VERSION = 3
 
 ASSUMED_DEGREES = 60.0
 """Field of view across the longer side where nothing tells it: between a phone's and a 35 mm lens."""
@@ -85,7 +87,8 @@ def solve_cameras(
     keys = motion.keyframes(arc)
     few = keys[np.unique(np.linspace(0, len(keys) - 1, min(len(keys), _TURNED)).round().astype(int))]
     turning = motion.turn(job.points.select(agree), few, size, job.given, job.guess, job.check)
-    if turning is not None and turning.typical < 0.5 and turning.explained > 0.85:
+    exact = motion.exactness(job.points, job.check)
+    if turning is not None and turning.typical < min(2 * exact, 0.5) and turning.explained > 0.85:
         return _turning(job, np.flatnonzero(agree), few, turning, "rotation")
     job.at(2)
     moving = _moving(job, np.flatnonzero(agree), keys, few, turning)
@@ -99,7 +102,7 @@ def solve_cameras(
             "camera solve",
             "Give the focal length if you know it, mask what moves, or choose a range in which the camera moves more.",
         )
-    return _moved(job, moving)
+    return _moved(job, moving, exact)
 
 
 @dataclass(frozen=True)
@@ -209,12 +212,12 @@ def _turning(
     """A camera that only turns: from some frames to all of them, and to all points."""
     small = turn.adjusted.bundle
     every = np.arange(job.points.frame_count)
-    whole = _interpolated(small, keys, every)
+    whole = small.between(keys, every)
     unknown: FocalUnknown = "fixed" if job.focal and not turn.zooms else "curve" if turn.zooms else "shared"
     frames = _some_frames(job, every)
     used = agree[turn.used]
     seen = Observations.of(job.points.select(used), frames)
-    start = replace(_at_frames(whole, frames), X=small.X)
+    start = replace(whole.at(frames), X=small.X)
     hint = None if job.focal else job.guess
     adjusted = adjust(
         start, seen, positions=False, focal=unknown, guess=hint, times=frames, iterations=20, check=job.check
@@ -325,7 +328,7 @@ def _from_mapper(
     good = ~np.isnan(X[:, 0]) & (angle > 0.3)
     if good.sum() < _LEAST_POINTS:
         return None
-    start = replace(_at_frames(_interpolated(small, solved, every), frames), X=np.nan_to_num(X))
+    start = replace(small.between(solved, every).at(frames), X=np.nan_to_num(X))
     seen = Observations.of(tracks, frames)
     known = seen.only(good[seen.point])
     posed = adjust(start, known, points=False, times=frames, scale=4.0, iterations=8, check=job.check).bundle
@@ -348,7 +351,7 @@ def _from_turning(
     every = np.arange(job.points.frame_count)
     frames, used = _chosen(job, agree)
     seen = Observations.of(job.points.select(used), frames)
-    start = _at_frames(_interpolated(turning.adjusted.bundle, turned, every), frames)
+    start = turning.adjusted.bundle.between(turned, every).at(frames)
     start = replace(start, X=np.zeros((seen.points, 3)))
     start = replace(start, X=_directions(rays_of(start, seen), seen))
     start = adjust(start, seen, times=frames, scale=4.0, iterations=15, check=job.check).bundle
@@ -438,19 +441,25 @@ def _trimmed(
     )
 
 
-def _moved(job: _Job, moving: _Moving) -> CameraSolve:
+def _moved(job: _Job, moving: _Moving, exact: float) -> CameraSolve:
     """From the frames and points that were adjusted together to all of them."""
     notes: list[str] = []
-    adjusted = moving.adjusted
     tracks = job.points.select(moving.used)
     seen = Observations.of(tracks, moving.frames)
     unknown: FocalUnknown = "curve" if moving.zooms else "fixed" if job.focal else "shared"
-    lens = _trimmed(adjusted, seen, moving.frames, job, unknown, lens=True, iterations=6, tolerance=2e-3)
-    corner = np.hypot(*job.centre) / float(np.median(lens.bundle.f))
-    bends = abs(lens.bundle.k1) * corner**2 * np.hypot(*job.centre)
-    if bends > 1.0 and lens.cost < 0.97 * adjusted.cost and abs(lens.bundle.k1) < 0.6:
+    fit = Fit(SHARP * exact, unknown, None if job.focal else job.guess, moving.frames, job.check)
+    begun = moving.adjusted.bundle
+    start = unbent(tracks, moving.frames, begun, job.size, fit)
+    if start is not begun:
+        notes.append("Something moves along with the camera; without it the rest fits far better, so it was left out.")
+    adjusted = settled(start, seen, fit, begin=2 * fit.sharp)
+    lens = settled(adjusted.bundle, seen, fit, lens=True, begin=fit.sharp)
+    bends = lens.bundle.bend * float(np.hypot(*job.centre))
+    gain = cost(lens.bundle, seen, fit.sharp) / cost(adjusted.bundle, seen, fit.sharp)
+    if bends > fit.sharp and gain < 0.97 and abs(lens.bundle.k1) < 0.6:
         adjusted = lens
         notes.append(f"The lens bends straight lines by up to {bends:.1f} px; the points were made straight.")
+    usual = _quality(adjusted.bundle, seen)[0]
     job.at(5)
     whole = _all_frames(job, adjusted.bundle, moving.frames, moving.used)
     seen = Observations.of(job.points)
@@ -458,14 +467,20 @@ def _moved(job: _Job, moving: _Moving) -> CameraSolve:
     known = ~np.isnan(X[:, 0])
     sure = seen.only(known[seen.point])
     whole = adjust(
-        replace(whole, X=np.nan_to_num(X)), sure, positions=False, rotations=False, smooth=0, iterations=4
+        replace(whole, X=np.nan_to_num(X)),
+        sure,
+        positions=False,
+        rotations=False,
+        smooth=0,
+        scale=fit.sharp,
+        iterations=4,
     ).bundle
     residual = np.full(job.points.visible.shape, np.nan, np.float32)
     error = whole.errors(sure)
     residual[sure.frame, sure.point] = error
     front = whole.residuals(sure)[1]
     typical = medians(error, sure)
-    limit = max(_STILL, 3 * moving.typical)
+    limit = max(_STILL, 3 * usual)
     static = known & (typical < limit) & np.equal(_share(front, sure), 1) & (_share(error < 2.5 * limit, sure) > 0.7)
     world = np.where(known[:, None], whole.X, np.nan)
     visible = job.points.select(static).visible.sum(1)
@@ -531,17 +546,6 @@ def _directions(rays: Array, seen: Observations) -> Array:
     return mean
 
 
-def _interpolated(bundle: Bundle, at: NDArray[np.int64], frames: NDArray[np.int64]) -> Bundle:
-    """Cameras of frames from those at some of them."""
-    c2w = geometry.interpolate_poses(at, bundle.c2w(), frames)
-    f = np.exp(np.interp(frames, at, np.log(bundle.f)))
-    return replace(bundle, R=np.swapaxes(c2w[:, :3, :3], 1, 2), c=c2w[:, :3, 3], f=f)
-
-
-def _at_frames(bundle: Bundle, frames: NDArray[np.int64]) -> Bundle:
-    return replace(bundle, R=bundle.R[frames], c=bundle.c[frames], f=bundle.f[frames])
-
-
 def _some_frames(job: _Job, every: NDArray[np.int64]) -> NDArray[np.int64]:
     """All frames, or so many as are adjusted together, evenly over the clip."""
     if len(every) <= _MOST_FRAMES:
@@ -554,7 +558,7 @@ def _all_frames(
 ) -> Bundle:
     """Cameras of all frames from those of some, against the points of these."""
     count = job.points.frame_count
-    whole = _interpolated(bundle, frames, np.arange(count))
+    whole = bundle.between(frames, np.arange(count))
     if len(frames) == count:
         return whole
     R, c = whole.R.copy(), whole.c.copy()
@@ -562,7 +566,7 @@ def _all_frames(
     for start in range(0, count, _MOST_FRAMES):
         span = np.arange(max(0, start - 5), min(count, start + _MOST_FRAMES + 5))
         seen = Observations.of(tracks, span)
-        part = replace(_at_frames(whole, span), X=bundle.X)
+        part = replace(whole.at(span), X=bundle.X)
         seen = seen.only(part.errors(seen) < 15)
         part = adjust(part, seen, points=False, positions=positions, iterations=8, check=job.check).bundle
         inner = (span >= start) & (span < start + _MOST_FRAMES)

@@ -14,6 +14,8 @@ from .stages import PointTracks
 
 _CELLS = 12  # cells of the grid across the longer side, for "spread over the picture"
 _SEED = 7
+_FINE = 0.35  # px, the tolerance with which the exactness of points is looked for
+_EXACT = (0.1, 0.35)  # px; no footage is more exact than the one, and beyond the other it is not the points' fault
 
 
 @dataclass(frozen=True)
@@ -55,15 +57,17 @@ def step_between(points: PointTracks, a: int, b: int) -> Step:
 def stands_still(points: PointTracks, size: tuple[int, int]) -> bool:
     """Whether the camera does not move: most points, or many all over the picture, stay where they are, and no
     motion of the whole picture explains more of them. Moving things may cover more than half of the picture."""
-    shares, spread, better = [], [], []
+    found: dict[int, list[tuple[float, float]]] = {}
+    better = []
     for step in steps(points, (4, 12, 36, points.frame_count - 1), 6):
         still = np.linalg.norm(step.after - step.before, axis=1) < 1.5 * step.tolerance
-        shares.append(still.mean())
-        spread.append(covered(step.before[still], size) / max(covered(step.before, size), 1e-9))
+        spread = covered(step.before[still], size) / max(covered(step.before, size), 1e-9)
+        found.setdefault(step.gap, []).append((float(still.mean()), spread))
         better.append(_moves_together(step, still))
-    if not shares:
+    if not found:
         return False
-    share, over = np.quantile(shares, 0.25), np.quantile(spread, 0.25)
+    # Of every gap by itself: over a few frames everything stands still before a camera that creeps.
+    share, over = np.min([np.quantile(pairs, 0.25, axis=0) for pairs in found.values()], axis=0)
     return bool((share >= 0.5 or (share >= 0.25 and over >= 0.5)) and np.mean(better) < 0.3)
 
 
@@ -122,12 +126,37 @@ def agreement(points: PointTracks, check: Callable[[], None]) -> tuple[Array, Ar
 
 
 def _epipolar(step: Step) -> NDArray[np.bool_] | None:
+    inliers = _fundamental(step, step.tolerance)[1]
+    return None if inliers is None else inliers.ravel() > 0
+
+
+def _fundamental(step: Step, tolerance: float) -> tuple[Array | None, NDArray[np.uint8] | None]:
     cv2.setRNGSeed(_SEED)
     try:
-        _, inliers = cv2.findFundamentalMat(step.before, step.after, cv2.USAC_MAGSAC, step.tolerance, 0.999, 2000)
+        F, inliers = cv2.findFundamentalMat(step.before, step.after, cv2.USAC_MAGSAC, tolerance, 0.999, 2000)
     except cv2.error:
-        return None
-    return None if inliers is None else inliers.ravel() > 0
+        return None, None
+    return (
+        (None, None) if F is None or F.shape != (3, 3) else (np.asarray(F, np.float64), np.asarray(inliers, np.uint8))
+    )
+
+
+def exactness(points: PointTracks, check: Callable[[], None]) -> float:
+    """px by which followed points are typically off: how far from the lines where any two cameras would put them.
+
+    Needs no cameras, and holds for the half of the points that move together.
+    """
+    off = []
+    for step in steps(points, (2, 5, 12), 5, least=40):
+        check()
+        F, _ = _fundamental(step, _FINE)
+        if F is None:
+            continue
+        a, b = (np.concatenate([uv, np.ones((len(uv), 1))], 1) for uv in (step.before, step.after))
+        there, back = a @ F.T, b @ F
+        slope = np.sqrt(np.sum(there[:, :2] ** 2, 1) + np.sum(back[:, :2] ** 2, 1))
+        off.append(float(np.median(np.abs(np.sum(there * b, 1)) / np.maximum(slope, 1e-12))))
+    return float(np.clip(np.median(off), *_EXACT)) if off else _EXACT[1]
 
 
 def spread_over(points: PointTracks, frames: NDArray[np.int64], size: tuple[int, int], count: int) -> NDArray[np.int64]:

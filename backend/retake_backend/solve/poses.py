@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from retake_shared import geometry
 from scipy import sparse
 
 from .stages import PointTracks
@@ -25,7 +26,7 @@ Array = NDArray[np.float64]
 FocalUnknown = Literal["fixed", "shared", "curve"]
 """fixed: as it is. shared: one for all frames. curve: a smooth curve over time (a zoom)."""
 
-_GUESS_WEIGHT = 80.0  # px^2: errors of followed points of about 3 px in common, against a factor of 1.4
+_GUESS_WEIGHT = 80.0  # px^2: where points count up to 1 px, errors of about 3 px in common, against a factor of 1.4
 _PAIRS = ((0, 1), (0, 0.5), (0.5, 1), (0.15, 0.85), (0.3, 0.7), (0.1, 0.6), (0.4, 0.9))  # of a point's rays, in time
 _TURNS = 5  # of weighing a point's rays anew
 _LOST = 30.0  # px, the residual of a point behind the camera
@@ -93,6 +94,21 @@ class Bundle:
         distances: Array = np.linalg.norm(self.residuals(seen)[0], axis=1)
         return distances
 
+    def at(self, rows: NDArray[np.int64]) -> Bundle:
+        """Some of the cameras, all points."""
+        return replace(self, R=self.R[rows], c=self.c[rows], f=self.f[rows])
+
+    def between(self, at: NDArray[np.int64], frames: NDArray[np.int64]) -> Bundle:
+        """Cameras of `frames` from these, which are of the frames `at`."""
+        c2w = geometry.interpolate_poses(at, self.c2w(), frames)
+        f = np.exp(np.interp(frames, at, np.log(self.f)))
+        return replace(self, R=np.swapaxes(c2w[:, :3, :3], 1, 2), c=c2w[:, :3, 3], f=f)
+
+    @property
+    def bend(self) -> float:
+        """Share of their distance from the middle by which the lens moves the corners of the picture."""
+        return abs(self.k1) * float(np.hypot(*self.centre) / np.median(self.f)) ** 2
+
     def c2w(self) -> Array:
         """(T, 4, 4)."""
         pose = np.tile(np.eye(4), (len(self.R), 1, 1))
@@ -145,9 +161,9 @@ def adjust(
     every iteration; may raise.
     """
     unknowns = _Unknowns(len(bundle.R), positions, rotations, focal, lens)
-    smoothness = _Smoothness(bundle, seen, unknowns, smooth, guess, times)
+    smoothness = _Smoothness(bundle, seen, unknowns, smooth, guess, times, _GUESS_WEIGHT * min(scale, 1.0) ** 2)
     damping = 1e-4
-    cost = _cost(bundle, seen, scale) + smoothness.cost(bundle)
+    total = cost(bundle, seen, scale) + smoothness.cost(bundle)
     for _ in range(iterations):
         check()
         system = _System.build(bundle, seen, scale, unknowns, points, smoothness)
@@ -156,24 +172,24 @@ def adjust(
             step = system.solve(damping)
             if step is not None:
                 moved = _moved(bundle, unknowns, *step)
-                new = _cost(moved, seen, scale) + smoothness.cost(moved)
-                if new < cost:
+                new = cost(moved, seen, scale) + smoothness.cost(moved)
+                if new < total:
                     better = True
                     break
             damping *= 8
         if not better:
             break
-        gain, cost, bundle = cost - new, new, moved
+        gain, total, bundle = total - new, new, moved
         damping = max(damping / 5, 1e-8)
-        if gain < tolerance * cost:
+        if gain < tolerance * total:
             break
     error = float("nan")
     if focal != "fixed":
         # The prior is what we expect, not what the footage says: it counts for nothing in how sure the focal length is.
-        evidence = _Smoothness(bundle, seen, unknowns, smooth, None, times)
+        evidence = _Smoothness(bundle, seen, unknowns, smooth, None, times, 0.0)
         system = _System.build(bundle, seen, scale, unknowns, points, evidence)
-        error = system.standard_error(unknowns.focal_columns) * float(np.sqrt(cost / max(2 * len(seen), 1)))
-    return Adjusted(bundle, cost, error)
+        error = system.standard_error(unknowns.focal_columns) * float(np.sqrt(total / max(2 * len(seen), 1)))
+    return Adjusted(bundle, total, error)
 
 
 def triangulate(bundle: Bundle, seen: Observations, sharp: float = 1.0) -> tuple[Array, Array]:
@@ -312,7 +328,8 @@ def _sum_by(index: NDArray[np.int64], values: Array, count: int) -> Array:
     return total
 
 
-def _cost(bundle: Bundle, seen: Observations, scale: float) -> float:
+def cost(bundle: Bundle, seen: Observations, scale: float) -> float:
+    """px^2: the robust loss of `adjust` over all sightings."""
     squared = np.sum(bundle.residuals(seen)[0] ** 2, 1)
     return float(np.sum(seen.weight * scale**2 * np.log1p(squared / scale**2)))
 
@@ -366,9 +383,11 @@ class _Smoothness:
         smooth: float,
         guess: float | None,
         times: NDArray[Any] | None,
+        guess_weight: float,
     ) -> None:
         frames = len(bundle.R)
         self._guess, self._focal_columns = guess, unknowns.focal_columns
+        self._guess_weight = guess_weight
         self._weight = smooth * float(seen.weight.sum()) / max(frames, 1)
         self._active = smooth > 0 and frames > 2 and unknowns.count > 0
         self._curve, self._positions = unknowns.curve, unknowns.positions
@@ -404,7 +423,7 @@ class _Smoothness:
     def cost(self, bundle: Bundle) -> float:
         cost = self._weight * float(np.sum(self._residual(bundle) ** 2)) if self._active else 0.0
         if self._guess is not None:
-            cost += _GUESS_WEIGHT * float(np.mean(np.log(bundle.f / self._guess))) ** 2
+            cost += self._guess_weight * float(np.mean(np.log(bundle.f / self._guess))) ** 2
         return cost
 
     def add(self, bundle: Bundle, U: Array, g: Array) -> None:
@@ -412,8 +431,8 @@ class _Smoothness:
         if self._guess is not None and len(self._focal_columns):
             share = 1 / len(self._focal_columns)
             columns = self._focal_columns
-            U[np.ix_(columns, columns)] += _GUESS_WEIGHT * share**2
-            g[columns] -= _GUESS_WEIGHT * share * float(np.mean(np.log(bundle.f / self._guess)))
+            U[np.ix_(columns, columns)] += self._guess_weight * share**2
+            g[columns] -= self._guess_weight * share * float(np.mean(np.log(bundle.f / self._guess)))
         if not self._active:
             return
         U += self._weight * (self._J.T @ self._J).toarray()
