@@ -186,10 +186,11 @@ def _meeting(eyes: Array, rays: Array, visible: NDArray[np.bool_]) -> tuple[Arra
 
 
 def _misses(place: Array, uv: Array, visible: NDArray[np.bool_], cameras: Cameras) -> Array:
-    """(T, N) px between where places are seen and where they should be; inf behind the camera, 0 where not seen."""
+    """(T, N) px between where places are seen and where they should be; very many behind the camera, 0 where not
+    seen."""
     where, depth = cameras.project(place)
     with np.errstate(invalid="ignore"):
-        miss = np.where(depth > 0, np.linalg.norm(where - uv, axis=-1), np.inf)
+        miss = np.where(depth > 0, np.linalg.norm(where - uv, axis=-1), 1e6)
     return np.where(visible, miss, 0.0)
 
 
