@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"retake {__version__}")
     commands = parser.add_subparsers(
         required=True,
-        metavar="serve | solve | render | train | fit | curate | synthesize | convert | export | compare | frame | models | doctor",
+        metavar="serve | solve | render | train | fit | curate | synthesize | evaluate | convert | export | compare | frame | models | doctor",
     )
 
     serve = commands.add_parser("serve", help="wait for jobs from Blender", description="Wait for jobs from Blender.")
@@ -115,6 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_fit(commands.add_parser("fit", help="train shortly on one shot", description=_fit.__doc__))
 
     _add_curate(commands.add_parser("curate", help="training examples from videos", description=_curate.__doc__))
+
+    _add_evaluate(commands.add_parser("evaluate", help="engines against the truth", description=_evaluate.__doc__))
 
     _add_synthesize(
         commands.add_parser("synthesize", help="training examples from Blender", description=_synthesize.__doc__)
@@ -194,6 +196,31 @@ def _add_curate(parser: argparse.ArgumentParser) -> None:
         "part with an --out of its own, to work on many machines (all)",
     )  # fmt: skip
     parser.set_defaults(command=_curate)
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `retake evaluate`."""
+    parser.add_argument(
+        "--set", required=True, metavar="NAME|DIR",
+        help="sample, held-out, shifted:FOOTAGE:SOLVE:K, or a folder of examples, DyCheck, RealEstate10K or DAVIS",
+    )  # fmt: skip
+    parser.add_argument(
+        "--engine", required=True, action="append", metavar="NAME", help="may be repeated; copy: the footage itself"
+    )
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="takes, report.html, report.json, table.md"
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="the first N items (all)")
+    parser.add_argument("--size", type=size, metavar="WxH", help="of the pictures, in pixels (each item's own)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument(
+        "--option",
+        action="append",
+        type=option,
+        metavar="NAME=VALUE",
+        help="for the engines that have it; may be repeated",
+    )
+    parser.set_defaults(command=_evaluate)
 
 
 def _add_synthesize(parser: argparse.ArgumentParser) -> None:
@@ -379,6 +406,17 @@ def _curate(arguments: argparse.Namespace) -> int:
     from .training.curation import commands
 
     return commands.curate(arguments, Stop().check)
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    """Render a set by several engines, measure the takes against the truth, and write a report. Goes on where an earlier
+    run stopped."""
+    from . import environment
+
+    os.environ.update(environment.RENDERING)
+    from .evaluation import commands
+
+    return commands.evaluate(arguments, Stop().check)
 
 
 def _synthesize(arguments: argparse.Namespace) -> int:

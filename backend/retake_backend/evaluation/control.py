@@ -22,8 +22,9 @@ from ..solve.asked import follow_from
 from .solve import WITHIN
 
 MOST_TRACKS = 1000
-_NEAR, _BEHIND = 14.0, 0.1
-"""px of a picture 672 px wide, and share of its depth: so near to a nearer track, a track is hidden behind it."""
+_NEAR, _BEHIND = 10.0, 0.1
+"""px of a picture 672 px wide, the side of a cell; and share of its depth, by which a track in one of the cells around
+its own must be nearer to hide it."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,15 @@ def targets(edit: Edit, size: tuple[int, int]) -> Targets:
 def _in_front(
     uv: NDArray[np.float64], depth: NDArray[np.float64], inside: NDArray[np.bool_], near: float
 ) -> NDArray[np.bool_]:
-    """Which tracks (N,) of one frame are inside, and have no track close to them that is clearly nearer."""
+    """Which tracks (N,) of one frame are inside, and have no track in the cells around theirs that is clearly nearer."""
     shown = np.flatnonzero(inside)
-    apart = np.linalg.norm(uv[shown, None] - uv[None, shown], axis=2) if len(shown) else np.zeros((0, 0))
-    nearer = depth[None, shown] < depth[shown, None] * (1 - _BEHIND)
     kept = inside.copy()
-    kept[shown[((apart < near) & nearer).any(1)]] = False
+    if len(shown):
+        column, row = (np.floor(uv[shown] / near).astype(int) + 1).T
+        nearest = np.full((row.max() + 2, column.max() + 2), np.inf)
+        np.minimum.at(nearest, (row, column), depth[shown])
+        around = np.asarray(cv2.erode(nearest, np.ones((3, 3), np.uint8)))
+        kept[shown[depth[shown] * (1 - _BEHIND) > around[row, column]]] = False
     return kept
 
 
