@@ -21,6 +21,7 @@ from retake_shared.arguments import (
     add_solve,
     frames,
     hints,
+    option,
     seconds,
     settings,
     share,
