@@ -17,6 +17,9 @@ Light = Literal["green", "yellow", "red"]
 _BENT = 4.0
 """px of the working picture: lenses that bend lines more exist, but are rarer than movers that make it seem so."""
 
+_BESIDE = 1.0
+"""px of the working picture by which tracks may lie beside what the footage shows before that is told."""
+
 _CELLS = (8, 6)
 _AGREES = 2.0
 """px of the working picture within which a point lies on the line that two cameras leave it."""
@@ -37,9 +40,10 @@ class SolveReport:
     reprojection_95: px of the footage, median and 95th percentile, of the points that stand still. agreement: share of
     the background's points that any two cameras put where they were followed. rest: share of all points, weighed by
     their length, that stand still. explained: share that stands still or belongs to an object. points: number of tracks; still: of them at rest; track_length: frames, median.
-    coverage: share of the picture with points at rest, in the mean frame. parallax: degrees, median. focal: px of the
-    footage, first and last frame. focal_source, depth_source, kind: in words. objects: by name, number of points.
-    fallbacks: what was made do with. notes: of all stages. seconds: of each stage made in this run. error: why there is
+    coverage: share of the picture with points at rest, in the mean frame. parallax: degrees, median. beside: px of the
+    footage by which tracks lie beside what they follow, the 99th percentile: the lens bends, and the cameras of a solve
+    do not. focal: px of the footage, first and last frame. focal_source, depth_source, kind: in words. objects: by name,
+    number of points. fallbacks: what was made do with. notes: of all stages. seconds: of each stage made in this run. error: why there is
     no solve, "" when there is one. split: ranges of frames, each of which may be solved by itself, after a scene cut.
     """
 
@@ -58,6 +62,7 @@ class SolveReport:
     track_length: float = 0.0
     coverage: float = 0.0
     parallax: float = 0.0
+    beside: float = 0.0
     focal: tuple[float, float] = (0.0, 0.0)
     field_of_view: float = 0.0
     focal_source: str = ""
@@ -158,8 +163,9 @@ def judge(
     # A mover that keeps pace with the camera passes for a part of the scene, and the lens is bent to explain it.
     doubt = solve.distortion and groups.names.keys() - {0} and _bend(solve) > _BENT
     bend = _bend(solve) if doubt else 0.0
+    beside = _beside(points, solve)
     light, reasons = _light(
-        measured, float(typical), float(tail), view, behind, solve.focal_source, len(solve.cameras), bend
+        measured, float(typical), float(tail), view, behind, solve.focal_source, len(solve.cameras), bend, beside, scale
     )
     fallbacks = [f"The focal length is not known: {solve.focal_source}."] if "assumed" in solve.focal_source else []
     if depth is not None and depth.fallback:
@@ -175,6 +181,7 @@ def judge(
         frames,
         reprojection=float(typical) * scale,
         reprojection_95=float(tail) * scale,
+        beside=beside * scale,
         focal=(float(focal[0]) * scale, float(focal[-1]) * scale),
         field_of_view=view,
         focal_source=solve.focal_source,
@@ -206,9 +213,12 @@ def _light(
     focal_source: str,
     frames: int,
     bend: float,
+    beside: float,
+    scale: float,
 ) -> tuple[Light, tuple[str, ...]]:
     """The light, and every reason against green, the gravest first. px are the working picture's. bend: px by which the
-    lens seems to bend lines, where that is to be doubted, else 0."""
+    lens seems to bend lines, where that is to be doubted, else 0. beside: px by which tracks lie beside what they
+    follow. scale: px of the footage to one of them."""
     mask = "Mask what moves, or choose a range in which more stands still."
     red: list[str] = []
     yellow: list[str] = []
@@ -255,6 +265,10 @@ def _light(
         )
     words = f"the lens seems to bend lines by {bend:.0f} px; something that moves along with the camera can look so."
     weigh(False, bend > 0, words, "Look at the picture of the objects; a mask of what moves makes it sure.")
+    words = f"the lens bends the picture: near the border tracks lie {beside * scale:.1f} px beside what they follow."
+    weigh(
+        False, beside > _BESIDE, words, "Straighten the footage in another program and solve that, or mind the border."
+    )
     weigh(False, "assumed" in focal_source, "the focal length had to be assumed.", "Give it if you know it.")
     weigh(False, "roughly" in focal_source, "the focal length is known only roughly.", "Give it if you know it.")
     weigh(False, frames < 8, f"it has only {frames} frames.", "Use a longer clip.")
@@ -267,6 +281,15 @@ def _bend(solve: CameraSolve) -> float:
     radius = corner / float(np.median(solve.cameras.K[:, 0, 0]))
     k1, k2 = (*solve.distortion, 0.0, 0.0)[:2]
     return abs(k1 * radius**2 + k2 * radius**4) * corner
+
+
+def _beside(points: PointTracks, solve: CameraSolve) -> float:
+    """px of the working picture between where points were followed and where a lens that bends nothing shows them."""
+    if solve.undistorted is None:
+        return 0.0
+    off = np.linalg.norm(solve.undistorted - points.uv, axis=2)[points.visible]
+    off = off[np.isfinite(off)]
+    return float(np.quantile(off, 0.99)) if off.size else 0.0
 
 
 def parallax(points: PointTracks, solve: CameraSolve, still: NDArray[np.bool_]) -> float:

@@ -54,6 +54,23 @@ def _judged(points: PointTracks, solve: CameraSolve, groups: ObjectGroups) -> So
     return judge(points, solve, groups, None, frames=(0, FRAMES), scale=2.0)
 
 
+@pytest.mark.parametrize(("k1", "light"), [(-0.12, "yellow"), (-0.004, "green")])
+def test_a_lens_that_bends_is_told_with_how_far_tracks_lie_beside_the_footage(k1: float, light: str) -> None:
+    """The archive's cameras are those of a lens that bends nothing: its tracks do not lie on bent footage."""
+    points, solve, groups = _shot()
+    centre = (WIDTH / 2, HEIGHT / 2)
+    xy = (points.uv - centre) / 600
+    bent = (xy * (1 + k1 * (xy**2).sum(-1, keepdims=True)) * 600 + centre).astype(np.float32)
+    seen = PointTracks(bent, points.visible, points.confidence)
+    report = _judged(seen, replace(solve, distortion=(k1,), undistorted=points.uv), groups)
+    where, _ = solve.cameras.project(np.broadcast_to(solve.world, (FRAMES, POINTS, 3)))  # as the archive shows them
+    off = np.linalg.norm(where - bent, axis=2)[points.visible]
+    assert report.beside == pytest.approx(2 * np.quantile(off, 0.99), abs=0.7)  # px of the footage
+    assert report.reprojection < 1  # which is measured on straight points and tells nothing of it
+    assert report.light == light, report.reasons
+    assert any(f"{report.beside:.1f} px beside" in reason for reason in report.reasons) == (light == "yellow")
+
+
 def test_a_true_solve_is_green_and_measured() -> None:
     report = _judged(*_shot())
     assert report.light == "green", report.reasons
