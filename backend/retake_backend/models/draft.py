@@ -26,7 +26,7 @@ from torch.nn.functional import pixel_unshuffle
 from ..conditioning.attention import dot_product_attention
 from ..conditioning.coordinates import TrackPairs
 from ..conditioning.edit_by_track import EditByTrackConditioner
-from .draft_layers import STRIDE, ConvBlock, Head, Upsample, check_size, flat, unflat
+from .draft_layers import STRIDE, ConvBlock, Head, Upsample, check_size, flat, smooth_fill
 
 Rotation = tuple[Tensor, Tensor]
 _MAX_POSITIONS = 1024
@@ -140,7 +140,7 @@ class DraftTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.conditioner = EditByTrackConditioner(width, track_width, track_heads, temporal_layers=track_layers)
         self.view_embedding = nn.Parameter(torch.randn(2, width) / width**0.5)  # tells source from target
 
-        self.first = nn.Conv2d(7 * 4, fine, 3, padding=1)
+        self.first = nn.Conv2d(10 * 4, fine, 3, padding=1)
         self.fine_in = ConvBlock(fine, fine)
         self.to_coarse = nn.Conv2d(fine, coarse, 3, 2, 1)
         self.coarse_in = ConvBlock(coarse, coarse)
@@ -176,7 +176,8 @@ class DraftTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         holes (B, 1, F, H, W) in {0, 1}: the reprojection. source: of `read_source`.
         """
         frames = moved.shape[2]
-        fine, coarse, tokens = self._down(torch.cat([noisy, moved, holes], 1))
+        smooth = smooth_fill(moved.float(), holes.float())
+        fine, coarse, tokens = self._down(torch.cat([noisy, moved, holes, smooth.to(noisy.dtype)], 1))
         grid = (tokens.shape[2], tokens.shape[3])
         tokens = _by_frame(tokens, frames) + source.tracks
         both = torch.stack([source.tokens.expand_as(tokens), tokens], 1)
@@ -188,7 +189,8 @@ class DraftTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
             both = block(both, modulation, along if block.over == "time" else within)
         tokens = both[:, 1].flatten(0, 1).transpose(1, 2)
         tokens = tokens.reshape(*tokens.shape[:2], *grid)
-        return unflat(self._up(tokens, fine, coarse, frames), frames)
+        residual: Tensor = self.head(self._up(tokens, fine, coarse, frames), moved, smooth)
+        return residual
 
     def add_noise(self, residual: Tensor, timestep: Tensor, generator: torch.Generator) -> Tensor:
         """The residual (B, 3, F, H, W) on its straight way to noise, at timestep (B,)."""
@@ -220,18 +222,17 @@ class DraftTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return (moved + residual).clamp(-1, 1)
 
     def _down(self, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, 7, F, H, W) -> features at 1/2 and 1/4 of the size, and the target's tokens (B * F, d, h, w)."""
+        """(B, 10, F, H, W) -> features at 1/2 and 1/4 of the size, and the target's tokens (B * F, d, h, w)."""
         frames = target.shape[2]
         fine = self.fine_in(self.first(pixel_unshuffle(flat(target), 2)), frames)
         coarse = self.coarse_in(self.to_coarse(fine), frames)
         return fine, coarse, self.patch_embedding(coarse)
 
     def _up(self, tokens: Tensor, fine: Tensor, coarse: Tensor, frames: int) -> Tensor:
-        """Tokens (B * F, d, h, w) and the features beside them -> the residual (B * F, 3, H, W)."""
+        """Tokens (B * F, d, h, w) and the features beside them -> features at 1/2 of the size."""
         coarse = self.coarse_out(torch.cat([self.from_tokens(tokens), coarse], 1), frames)
-        fine = self.fine_out(torch.cat([self.from_coarse(coarse), fine], 1), frames)
-        residual: Tensor = self.head(fine)
-        return residual
+        features: Tensor = self.fine_out(torch.cat([self.from_coarse(coarse), fine], 1), frames)
+        return features
 
     def _rotations(self, frames: int, grid: tuple[int, int]) -> tuple[Rotation, Rotation]:
         """Wan's rotary positions within a frame and along time; source and target stand at the same ones."""

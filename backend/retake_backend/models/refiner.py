@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pixel_unshuffle
 
 from ..conditioning.coordinates import TrackPairs
-from .draft_layers import ConvBlock, Head, Upsample, check_size, flat, unflat
+from .draft_layers import ConvBlock, Head, Upsample, check_size, flat, smooth_fill
 
 
 class Refiner(ModelMixin, ConfigMixin):  # type: ignore[misc]
@@ -27,7 +27,7 @@ class Refiner(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def __init__(self, channels: tuple[int, int, int] = (48, 96, 192), depth: int = 2, longer_side: int = 224) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         fine, coarse, deep = channels
-        self.first = nn.Conv2d(10 * 4, fine, 3, padding=1)
+        self.first = nn.Conv2d(13 * 4, fine, 3, padding=1)
         self.fine_in = ConvBlock(fine, fine)
         self.to_coarse = nn.Conv2d(fine, coarse, 3, 2, 1)
         self.coarse_in = ConvBlock(coarse, coarse)
@@ -46,7 +46,8 @@ class Refiner(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """
         check_size(moved)
         frames = moved.shape[2]
-        seen = torch.cat([source, moved, holes, nearest_seen(moved, holes)], 1).to(self.dtype)
+        smooth = smooth_fill(moved.float(), holes.float())
+        seen = torch.cat([source, moved, holes, nearest_seen(moved, holes), smooth], 1).to(self.dtype)
         fine = self.fine_in(self.first(pixel_unshuffle(flat(seen), 2)), frames)
         coarse = self.coarse_in(self.to_coarse(fine), frames)
         deep = self.to_deep(coarse)
@@ -54,7 +55,8 @@ class Refiner(ModelMixin, ConfigMixin):  # type: ignore[misc]
             deep = block(deep, frames)
         coarse = self.coarse_out(torch.cat([self.from_deep(deep), coarse], 1), frames)
         fine = self.fine_out(torch.cat([self.from_coarse(coarse), fine], 1), frames)
-        return unflat(self.head(fine), frames)
+        residual: Tensor = self.head(fine, moved, smooth)
+        return residual
 
     @torch.no_grad()
     def repaint(
