@@ -38,8 +38,12 @@ _ON = 3
 _LOST = 4
 """Frames around the loss of a piece's points in which they may slide, and in which others of it may be found."""
 
-_BESIDE = 0.35
-"""Of the way that two pieces go together: how far they may move against each other."""
+_FAR, _FAST = 0.5, 1.0
+"""Of its own length, and px a frame, that a piece goes by itself to be told from others by its way."""
+
+_BESIDE, _BY = 0.75, 0.4
+"""Of the way that two pieces go together: how far they may move against each other. Of the time: how much they are
+near each other at least."""
 
 
 def velocities(uv: Array, visible: Flags) -> Array:
@@ -296,24 +300,24 @@ def way(members: Flags, uv: Array, visible: Flags, own: Array, near: float) -> W
 
 
 def carry_on(groups: Groups, uv: Array, visible: Flags, own: Array, near: float) -> Groups:
-    """Groups that each go farther by themselves than they are long, those joined that are one thing.
+    """Groups that each go far by themselves, those joined that are one thing.
 
     Where they are there at the same time, they go the same way, near each other (a ball that rolls turns under its
     points); else one is found where the other was lost: a ball when it is kicked. own: as for `way`.
     """
     ways = [way(groups == number, uv, visible, own, near) for number in range(int(groups.max(initial=-1)) + 1)]
-    far = [number for number, gone in enumerate(ways) if gone.turns > 1]
+    far = [number for number, gone in enumerate(ways) if gone.turns > _FAR and gone.speed > _FAST]
     alias = np.arange(len(ways))
     for k, a in enumerate(far):
         for b in far[k + 1 :]:
             # What goes fast is found a frame's way farther off.
             reach = near + min(ways[a].speed, ways[b].speed)
-            if _one_thing(groups == a, groups == b, uv, visible, reach):
+            if _one_thing(groups == a, groups == b, uv, visible, own, reach):
                 alias[alias == alias[b]] = alias[a]
     return np.unique(alias[groups], return_inverse=True)[1].astype(np.int32)
 
 
-def _one_thing(a: Flags, b: Flags, uv: Array, visible: Flags, reach: float) -> bool:
+def _one_thing(a: Flags, b: Flags, uv: Array, visible: Flags, own: Array, reach: float) -> bool:
     """Whether two groups, given by their members (N,), are one thing, parts of it at most `reach` px apart."""
     seen = visible[:, a].any(1), visible[:, b].any(1)
     common = np.flatnonzero(seen[0] & seen[1])
@@ -326,10 +330,20 @@ def _one_thing(a: Flags, b: Flags, uv: Array, visible: Flags, reach: float) -> b
     apart = np.array([_distance(uv[t, a & visible[t]], uv[t, b & visible[t]]) for t in common])
     if len(common) <= _LOST:
         return bool(apart.min() < reach)
-    ways = [np.array([np.median(uv[t, m & visible[t]], 0) for t in common]) for m in (a, b)]
-    gone = min(float(np.linalg.norm(np.diff(w, axis=0), axis=1).sum()) for w in ways)
-    against = float(np.linalg.norm(np.ptp(ways[0] - ways[1], 0)))
-    return bool((apart < reach).mean() > 0.8 and against < _BESIDE * gone)
+    against, gone = [], []
+    for t in common[:-1]:
+        followed = [m & visible[t] & visible[t + 1] for m in (a, b)]
+        if all(f.any() for f in followed):
+            # Not by the groups' middles: they leap as points come and go.
+            first, second = ((uv[t + 1, f] - uv[t, f]).mean(0) for f in followed)
+            against.append(first - second)
+        speeds = [own[t, m & np.isfinite(own[t])] for m in (a, b)]
+        if all(len(s) for s in speeds):
+            gone.append(min(float(np.median(s)) for s in speeds))
+    if not against or not gone:
+        return False
+    swing = float(np.linalg.norm(np.ptp(np.cumsum(against, 0), 0)))
+    return bool((apart < reach).mean() > _BY and swing < _BESIDE * np.mean(gone) * len(against))
 
 
 def _distance(a: Array, b: Array) -> float:
