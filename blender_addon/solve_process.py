@@ -24,7 +24,7 @@ from .messages import SolveEnded, SolveProgress
 from .solve_report import read_report
 
 RECORD = ".job.json"
-OPTIONS = ("--focal", "--sensor", "--fov", "--frames", "--step", "--masks", "--click")
+OPTIONS = ("--focal", "--sensor", "--fov", "--frames", "--step", "--masks", "--click", "--depth")
 """Of `retake solve` that a job may name, each with a value."""
 
 

@@ -20,6 +20,10 @@ LENSES = (
     ("FOCAL", "Focal Length", "In millimetres, and how large the sensor is"),
     ("FOV", "Field of View", "Across the width of the picture"),
 )
+DEPTHS = (
+    ("AUTO", "Automatic", "Depth Anything V2 where the backend has it, else between the points"),
+    ("DEPTH_PRO", "Depth Pro", "For research only, and minutes a frame without a GPU. Get it in the preferences"),
+)
 
 
 class RETAKE_OT_solve_footage(bpy.types.Operator):
@@ -67,6 +71,9 @@ class RETAKE_OT_solve_footage(bpy.types.Operator):
         subtype="DIR_PATH",
         options={"SKIP_SAVE"},
     )
+    depth: EnumProperty(
+        name="Depth", description="What tells how far away things are", items=DEPTHS, default="AUTO", options={"SKIP_SAVE"}
+    )  # fmt: skip
     set_scene: BoolProperty(
         name="Set up the scene",
         description="Give the scene the footage's frame rate, size, range and a neutral view transform",
@@ -131,6 +138,7 @@ class RETAKE_OT_solve_footage(bpy.types.Operator):
         column.prop(self, "first")
         column.prop(self, "last")
         layout.prop(self, "step")
+        layout.prop(self, "depth")
         layout.prop(self, "masks")
         clip = marking.clip_of(context, self.filepath)
         if clip is not None and clip.retake_marks:
@@ -159,6 +167,8 @@ class RETAKE_OT_solve_footage(bpy.types.Operator):
             words += ["--step", str(self.step)]
         if self.masks:
             words += ["--masks", str(Path(bpy.path.abspath(self.masks)).absolute())]
+        if self.depth == "DEPTH_PRO":
+            words += ["--depth", "depth-pro"]
         clip = marking.clip_of(bpy.context, self.filepath)
         if clip is not None:
             words += marking.words(clip)

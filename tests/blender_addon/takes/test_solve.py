@@ -199,6 +199,7 @@ def test_without_a_backend_it_says_what_to_do(clip, blend, monkeypatch):
         ({"first": 3, "last": 10}, ("--frames", "2:10")),
         ({"first": 3}, ("--frames", f"2:{FRAMES}")),
         ({"step": 2, "masks": "/a b/masks"}, ("--step", "2", "--masks", "/a b/masks")),
+        ({"depth": "DEPTH_PRO"}, ("--depth", "depth-pro")),
     ],
 )
 def test_what_the_artist_says_reaches_the_solver(clip, blend, monkeypatch, options, words):
