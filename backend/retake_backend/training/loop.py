@@ -36,6 +36,10 @@ RESULT = "result"
 """The folder of what a training is for: the averaged weights, as `Trainee.save` writes them."""
 
 
+_ONLY_HOW = ("latents", "samples", "checkpointing")
+"""Keys of a model's settings that may change while it is trained: its weights and its loss are the same."""
+
+
 class TrainingFailed(RetakeError):
     """The loss or a gradient is no number any more; the last checkpoint is from before."""
 
@@ -124,7 +128,8 @@ class _Run:
             foreach=False if processes.sharded else None,  # split and whole weights do not mix in one kernel
         )
         average = {name: p.detach().float().clone() for name, p in weights.items()} if settings.average else {}
-        trained = {"trainee": config.trainee, "model": _plain(config.model), "seed": config.seed}
+        model = {key: value for key, value in config.model.items() if key not in _ONLY_HOW}
+        trained = {"trainee": config.trainee, "model": _plain(model), "seed": config.seed}
         run = cls(config, trainee, processes, note, 0, weights, average, optimiser, trained)
         folders = checkpoints.found(config.out)
         if folders:

@@ -11,8 +11,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from diffusers.models.modeling_utils import ModelMixin
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..conditioning.coordinates import TEMPORAL_STRIDE, TrackPairs
@@ -31,7 +33,11 @@ from ..weights.catalogue import CATALOGUE
 from ..weights.store import MANIFEST, WeightStore, read_manifest
 from .batches import Batch
 from .flow import Levels, noisy, velocity_loss
+from .latents import KeptLatents
 from .look import frames
+
+GREY = 128
+"""Of every pixel of a source frame that augmentation took away."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,7 @@ class WanSettings:
     weights: Literal["bf16", "fp32"] = "bf16"
     checkpointing: bool = True
     prompts: bool = True
+    latents: Path | None = None
     levels: Levels = field(default_factory=Levels)
     samples: Samples = field(default_factory=Samples)
 
@@ -138,6 +145,7 @@ class _WanTrainee:
             self.transformer.enable_gradient_checkpointing()
         self.module = nn.ModuleDict({"transformer": self.transformer, "conditioner": self.conditioner})
         self._codec: VideoCodec | None = None
+        self._kept: KeptLatents | None = None
         self._texts: dict[str, Tensor] = {}
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
@@ -201,7 +209,14 @@ class _WanTrainee:
         """(B, 3, F, H, W) in [-1, 1] -> clean latents (B, C, f, H/8, W/8) float32 on the transformer's device."""
         device = self.transformer.device
         with torch.autocast(device.type, enabled=False):  # the VAE has a precision of its own
-            return torch.cat([self.codec.encode(pixels) for pixels in frames(video)]).to(device)
+            return torch.cat([self._encode(pixels) for pixels in frames(video)]).to(device)
+
+    def _encode(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """(1, C, f, H/8, W/8) of one video. One that lost frames, which will not come again so, is not kept."""
+        if self.settings.latents is None or (pixels == GREY).all((1, 2, 3)).any():
+            return self.codec.encode(pixels)
+        self._kept = self._kept or KeptLatents(self.settings.latents, self.codec)
+        return self._kept.encode(pixels)
 
     def _text(self, captions: Sequence[str]) -> Tensor:
         """(B, 512, text_dim) in the base's precision. A caption that is new is encoded once and then remembered."""

@@ -98,7 +98,8 @@ def test_the_ready_configurations_are_the_papers(tmp_path):
 @pytest.mark.parametrize(("name", "settings"), FULL_SIZE.items())
 def test_what_a_configuration_builds_is_what_the_class_would_build_alone(name, settings):
     """The settings' own defaults and those of the ready file are one: nobody gets another model by leaving a key out."""
-    assert from_table(settings, read_config(name).model, name) == from_table(settings, {"licence": "Apache-2.0"}, name)
+    alone = {"licence": "Apache-2.0", "latents": "data/latents"}
+    assert from_table(settings, read_config(name).model, name) == from_table(settings, alone, name)
 
 
 def test_a_configuration_of_another_machine_is_shared_out_or_refused(tmp_path):

@@ -1,5 +1,6 @@
 """The track methods in training on a tiny Wan: what learns, what stays, and that takes are made of the result."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -181,6 +182,23 @@ def test_only_the_target_is_noised_and_scored(trainee, pairs_of_a_ball, monkeypa
     assert abs(float(noise.mean())) < 0.05
     assert float(noise.std()) == pytest.approx(1, abs=0.05)
     assert float(loss) == pytest.approx(float((noise - clean).square().mean()), rel=1e-4)
+
+
+def test_kept_latents_are_used_and_lost_frames_are_not_kept(trainee, pairs_of_a_ball, tmp_path, monkeypatch):
+    model = trainee("track2view", latents=str(tmp_path / "latents"))
+    with torch.no_grad():
+        first, _ = model.loss(pairs_of_a_ball, torch.Generator().manual_seed(0))
+        plain, _ = trainee("track2view").loss(pairs_of_a_ball, torch.Generator().manual_seed(0))
+        assert float(first) == pytest.approx(float(plain), rel=1e-3)
+        kept = len(list((tmp_path / "latents").rglob("*.safetensors")))
+        assert kept == 2  # both pairs show the same source and the same target
+        lost = pairs_of_a_ball.source.clone()
+        lost[:, :, 1] = 0
+        model.loss(replace(pairs_of_a_ball, source=lost), torch.Generator().manual_seed(0))
+        assert len(list((tmp_path / "latents").rglob("*.safetensors"))) == kept
+        monkeypatch.setattr(type(model.codec), "encode", lambda *given: pytest.fail("the VAE was asked again"))
+        again, _ = model.loss(pairs_of_a_ball, torch.Generator().manual_seed(0))
+    assert float(again) == float(first)
 
 
 def test_samples_are_videos_of_the_batch(trainee, pairs_of_a_ball):
