@@ -349,15 +349,15 @@ class _Video:
         A file whose end is missing, or is rubbish, has a sound beginning and no index that would tell.
         """
         times = self.times if times is None else times
-        length, base = self.container.duration, self.stream.time_base
-        if self.container.format.name not in _TELL_LENGTH or not length or not base or None in times:
+        told, base = self.container.duration, self.stream.time_base
+        if self.container.format.name not in _TELL_LENGTH or not told or not base or None in times:
             return len(times)
         rate = self.stream.average_rate or self.stream.guessed_rate
         steps = np.diff(np.asarray(times, np.int64)) * float(base)
         step = float(np.median(steps)) if len(steps) else float(1 / rate) if rate else 0.0
         if step <= 0 or (len(steps) and np.quantile(steps, 0.95) > 1.5 * step):
             return len(times)  # uneven: the last picture may be meant to stay for long
-        length = length / av.time_base
+        length = told / av.time_base
         if self.container.format.name == "avi":  # its length is guessed from what is there
             length = max(length, self.stream.frames * step)
         missing = length - self._last_moment(times) - step
@@ -523,7 +523,7 @@ def decode_video(data: bytes, shape: tuple[int, int, int], where: str) -> NDArra
     remedy = "It is damaged; make it again."
     pictures: list[Picture] = []
     try:
-        with av.open(io.BytesIO(data), format="mp4") as container:
+        with av.open(io.BytesIO(data), mode="r", format="mp4") as container:
             if not container.streams.video:
                 raise BadFile("holds no video stream.", where, remedy)
             stream = container.streams.video[0]

@@ -122,7 +122,7 @@ class WorkingPictures:
                 self._proxy = proxy.pictures(
                     self._reader, self._sha256, self.chosen, self.size, self._folder, self._report
                 )
-            return self._proxy[index]
+            return np.asarray(self._proxy[index], np.uint8)
         if index not in self._kept:
             frame = self._reader.frame(self.chosen[index])
             if frame.shape[1::-1] != self.size:
