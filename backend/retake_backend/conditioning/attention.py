@@ -40,13 +40,13 @@ def _by_head(tokens: Tensor, heads: int) -> Tensor:
     return tokens.view(*tokens.shape[:2], heads, -1).transpose(1, 2)
 
 
-def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(head)) v of (N, heads, S, head); mask: bool, True = seen, as torch's.
+def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, short: int = SHORT) -> Tensor:
+    """softmax(q k^T / sqrt(head)) v of (N, heads, S, head); mask: bool, True = seen, as torch's. short: tokens.
 
     torch's fused kernel, save for short sequences on a CPU, where it takes three to ten times as long in bfloat16 as the
     plain products do (90 ms against 8 for 448 sequences of 10 tokens in 4 heads, backward included).
     """
-    if q.device.type != "cpu" or max(q.shape[2], k.shape[2]) > SHORT:
+    if q.device.type != "cpu" or max(q.shape[2], k.shape[2]) > short:
         return scaled_dot_product_attention(q, k, v, attn_mask=mask)
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if mask is not None:

@@ -57,7 +57,7 @@ class DraftAttention(nn.Module):
     def forward(self, tokens: Tensor, rotation: Rotation) -> Tensor:
         """tokens (N, S, d), each of the N sequences by itself."""
         q, k, v = self.to_qkv(tokens).chunk(3, -1)
-        q, k = _rotated(self._by_head(self.norm_q(q)), rotation), _rotated(self._by_head(self.norm_k(k)), rotation)
+        q, k = rotated(self._by_head(self.norm_q(q)), rotation), rotated(self._by_head(self.norm_k(k)), rotation)
         out: Tensor = self.to_out(dot_product_attention(q, k, self._by_head(v)).transpose(1, 2).flatten(-2))
         return out
 
@@ -65,7 +65,7 @@ class DraftAttention(nn.Module):
         return tokens.view(*tokens.shape[:2], self.heads, -1).transpose(1, 2)
 
 
-def _rotated(tokens: Tensor, rotation: Rotation) -> Tensor:
+def rotated(tokens: Tensor, rotation: Rotation) -> Tensor:
     """tokens (N, heads, S, head) turned pairwise by Wan's rotary angles, cos and sin (S, head)."""
     cos, sin = (each.to(tokens.dtype) for each in rotation)
     first, second = tokens.reshape(*tokens.shape[:-1], -1, 2).unbind(-1)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
+from ..conditioning.attention import dot_product_attention
 from ..conditioning.coordinates import TrackPairs
 from ..conditioning.edit_by_track import EditByTrackConditioner
 from ..models import parts
-from ..models.draft import DraftTransformer
+from ..models.draft import DraftTransformer, rotated
 from ..models.draft_layers import flat, unflat
 from ..models.draft_weights import DraftModel, load_draft, save_draft
 from ..models.refiner import Refiner
@@ -57,6 +58,7 @@ class _OnReprojection:
             self.module = load_draft(self.settings.start)
         if not isinstance(self.module, self.kind):
             raise ValueError(f"{self.settings.start} holds a {type(self.module).__name__}, not a {self.kind.__name__}")
+        self.module.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
         self.module.train()
 
     def sample(self, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -160,12 +162,36 @@ _SMALL_WAN = {
 _SMALL_CONDITIONER = {"width": 128, "heads": 4, "temporal_layers": 1}
 
 
+class PlainAttention:
+    """Wan's attention by `dot_product_attention`: on a CPU, sequences as long as these train twice as fast by it."""
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        rotary_emb: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """As diffusers calls it: hidden_states (B, S, d); rotary_emb (1, S, 1, head) each, for self-attention."""
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        q, k, v = attn.norm_q(attn.to_q(hidden_states)), attn.norm_k(attn.to_k(context)), attn.to_v(context)
+        q, k, v = (each.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for each in (q, k, v))
+        if rotary_emb is not None:
+            angles = (rotary_emb[0][0, :, 0], rotary_emb[1][0, :, 0])
+            q, k = rotated(q, angles), rotated(k, angles)
+        mixed: Tensor = dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, short=2048).transpose(1, 2).flatten(-2)
+        out: Tensor = attn.to_out[0](mixed)
+        return out
+
+
 class PaperModel(nn.Module):
     """The transformer and its conditioner (None: without tracks)."""
 
     def __init__(self, settings: PaperSettings) -> None:
         super().__init__()
         self.transformer = RetakeWanTransformer(**{**_SMALL_WAN, **settings.transformer})
+        self.transformer.set_attn_processor(PlainAttention())
         width = self.transformer.config.num_attention_heads * self.transformer.config.attention_head_dim
         self.conditioner = (
             EditByTrackConditioner(width, **{**_SMALL_CONDITIONER, **settings.conditioner}) if settings.tracks else None

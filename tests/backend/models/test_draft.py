@@ -1,9 +1,11 @@
 """The draft models: before training they are the reprojection, and what they learn they keep on disk."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
+from retake_backend.conditioning.attention import dot_product_attention
 from retake_backend.conditioning.coordinates import TrackPairs
 from retake_backend.models.draft import DraftTransformer
 from retake_backend.models.draft_layers import smooth_fill
@@ -115,7 +117,8 @@ def test_attention_by_plain_products_is_attention(monkeypatch):
     """Short sequences on a CPU take another way, long ones and GPUs the fused kernel: the same picture."""
     model = make("transformer")
     plain = model.repaint(*views(), chance(), 2)
-    monkeypatch.setattr("retake_backend.conditioning.attention.SHORT", 0)
+    fused = partial(dot_product_attention, short=0)
+    monkeypatch.setattr("retake_backend.models.draft.dot_product_attention", fused)
     torch.testing.assert_close(plain, model.repaint(*views(), chance(), 2), rtol=1e-4, atol=1e-5)
 
 

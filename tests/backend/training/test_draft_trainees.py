@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from retake_backend.conditioning.edit_by_track import EditByTrackConditioner
 from retake_backend.models.draft_weights import load_draft
 from retake_backend.models.parts import load_base, load_parts
@@ -188,6 +189,17 @@ def test_the_papers_form_comes_back_from_disk(batch, tmp_path):
     for there, here in ((transformer, made.module.transformer), (conditioner, made.module.conditioner)):
         for name, weight in here.state_dict().items():
             assert torch.equal(there.state_dict()[name], weight), name
+
+
+def test_the_papers_form_attends_as_wan_does(batch):
+    """Its own way to compute attention must be Wan's, or the weights would mean something else in the engines."""
+    made = trainee("paper")
+    trained(made, batch, 2)
+    noisy, t = to_latents(batch.target), torch.tensor([1.0, 0.5])
+    with torch.no_grad():
+        own = made.module(noisy, t, batch)
+        made.module.transformer.set_attn_processor(WanAttnProcessor())
+        torch.testing.assert_close(own, made.module(noisy, t, batch), rtol=1e-4, atol=1e-5)
 
 
 def test_pixels_go_into_latents_and_back():
