@@ -21,7 +21,7 @@ from . import still as still_scene
 from .ground import Ground
 from .stages import CameraSolve, DepthMaps, ObjectGroups, Pictures, PointTracks, picture
 
-VERSION = 1
+VERSION = 2
 
 ROWS = 96
 """Cells of the shorter side of the depth maps."""
@@ -35,6 +35,9 @@ _BACKDROP = 4.0
 
 _CONTACT = 0.06
 """How uncertain, relative, a depth is that follows from where an object touches the ground."""
+
+_BESIDE = 0.75
+"""Of its own size in the picture: how far from another an object is that is taken to be as far away as that."""
 
 Array = NDArray[np.float64]
 
@@ -251,24 +254,26 @@ def _float(
     """The path of an object that does not stand on the ground in view."""
     frames = len(small)
     around = np.ones((5, 5), np.uint8)
-    touched = dict.fromkeys(found, 0)
+    beside = dict.fromkeys(found, 0)
     behind = np.full(frames, np.nan)
     for t in range(frames):
         region = (small[t] == label).astype(np.uint8)
         if not region.any():
             continue
         rim = (cv2.dilate(region, around) > 0) & (region == 0)
-        for other in touched:
-            touched[other] += int((rim & (small[t] == other)).sum() > 0.15 * rim.sum())
+        away = cv2.distanceTransform(1 - region, cv2.DIST_L2, 3)
+        for other in beside:
+            there = small[t] == other
+            beside[other] += int(there.any() and away[there].min() < max(2.0, _BESIDE * np.sqrt(region.sum())))
         background = rim & (small[t] == 0)
         if background.any():
             behind[t] = 1 / float(np.quantile(still[t][background], 0.8))
     seen = max(int((small == label).any((1, 2)).sum()), 1)
-    if touched and max(touched.values()) > 0.25 * seen:
-        other = max(touched, key=lambda n: touched[n])
+    if beside and max(beside.values()) > 0.4 * seen:
+        other = max(beside, key=lambda n: beside[n])
         depth = 0.97 * found[other].depth
         return Path(
-            depth, anchor, ground.normal, f"is as far away as {groups.names.get(other, other)}, which it touches"
+            depth, anchor, ground.normal, f"is as far away as {groups.names.get(other, other)}, beside which it is"
         )
     known = np.isfinite(contact)
     limit = float(np.exp(np.nanquantile(contact, 0.1))) if known.any() else np.inf

@@ -342,8 +342,8 @@ def _one_thing(a: Flags, b: Flags, uv: Array, visible: Flags, own: Array, reach:
             gone.append(min(float(np.median(s)) for s in speeds))
     if not against or not gone:
         return False
-    swing = float(np.linalg.norm(np.ptp(np.cumsum(against, 0), 0)))
-    return bool((apart < reach).mean() > _BY and swing < _BESIDE * np.mean(gone) * len(against))
+    swing = np.linalg.norm(against, axis=1).mean()
+    return bool((apart < reach).mean() > _BY and swing < _BESIDE * np.mean(gone))
 
 
 def _distance(a: Array, b: Array) -> float:

@@ -14,9 +14,10 @@ from retake_shared.shot import Cameras, Tracks
 from ..engines.base import Progress, Report
 from . import ground as grounds
 from . import series, still
+from .interpolation import cells_of
 from .stages import CameraSolve, DepthMaps, Lifted, ObjectGroups, PointTracks
 
-VERSION = 1
+VERSION = 2
 
 _STAGE = "lifting to 3D"
 _OFF = 6.0
@@ -45,21 +46,23 @@ def lift(
     notes = []
     report(Progress(_STAGE, 0, 3))
 
-    placed = solve.placed
+    going = _going(groups.labels, solve.static)
+    placed = solve.placed & ~going
     positions[:, placed] = solve.world[placed]
     slid = placed & (np.where(visible, np.nan_to_num(solve.residual), 0) > _OFF)
     visible &= ~slid
-    loose = solve.static & ~placed
+    loose = solve.static & ~placed & ~going
     if depth is not None and loose.any():
         found = _static_at_depth(uv[:, loose], visible[:, loose], solve.cameras, depth.depth)
         positions[:, loose] = found
     report(Progress(_STAGE, 1, 3))
 
-    moving = (groups.labels > 0) & ~solve.static
-    for label in np.unique(groups.labels[moving]):
-        members = np.flatnonzero(moving & (groups.labels == label))
+    for label in np.unique(groups.labels[going]):
+        members = np.flatnonzero(going & (groups.labels == label))
         if depth is not None:
-            positions[:, members] = _moving(uv[:, members], visible[:, members], solve.cameras, depth.depth)
+            seen = visible[:, members]
+            telling = _on_mask(label, groups.masks, uv[:, members], seen, solve.cameras)
+            positions[:, members] = _moving(uv[:, members], seen, telling, solve.cameras, depth.depth)
     report(Progress(_STAGE, 2, 3))
 
     good = np.isfinite(positions).all((0, 2)) & visible.any(0)
@@ -88,6 +91,13 @@ def lift(
     return replace(lifted, notes=(*notes, *said))
 
 
+def _going(labels: NDArray[np.int32], static: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(N,) the points that go with an object that moves: all its own where most of it moves, else those that do."""
+    moving = (labels > 0) & ~static
+    most = np.bincount(labels[moving], minlength=labels.max(initial=0) + 1) * 2 >= np.bincount(labels)
+    return np.asarray(moving | ((labels > 0) & most[labels]))
+
+
 # ---- places ----
 
 
@@ -113,13 +123,32 @@ def _static_at_depth(uv: Array, visible: NDArray[np.bool_], cameras: Cameras, ma
     return place
 
 
-def _moving(uv: Array, visible: NDArray[np.bool_], cameras: Cameras, maps: NDArray[np.float32]) -> Array:
-    """(T, N, 3) of one object's points: their depths share the object's, which is smooth in time."""
+def _on_mask(
+    label: int, masks: NDArray[np.uint8] | None, uv: Array, visible: NDArray[np.bool_], cameras: Cameras
+) -> NDArray[np.bool_]:
+    """(T, N) where visible points lie on their object's mask: elsewhere the depth is that of what lies behind it."""
+    if masks is None:
+        return visible
+    on = np.zeros_like(visible)
+    size, shape = (cameras.width, cameras.height), (int(masks.shape[1]), int(masks.shape[2]))
+    for t, layer in enumerate(masks):
+        here = np.flatnonzero(visible[t])
+        on[t, here] = layer.reshape(-1)[cells_of(uv[t, here], size, shape)] == label
+    return on if on.any() else visible
+
+
+def _moving(
+    uv: Array, visible: NDArray[np.bool_], telling: NDArray[np.bool_], cameras: Cameras, maps: NDArray[np.float32]
+) -> Array:
+    """(T, N, 3) of one object's points: their depths share the object's, which is smooth in time.
+
+    telling: (T, N) where the depth maps show the object at its points.
+    """
     frames, count = visible.shape
     log_z = np.full((frames, count), np.nan)
     middle, amount = np.full(frames, np.nan), np.zeros(frames)
     for t in range(frames):
-        here = np.flatnonzero(visible[t])
+        here = np.flatnonzero(telling[t])
         z = sample_depth(maps[t], uv[t, here], cameras)
         here, z = here[z > 0], z[z > 0]
         if len(here):

@@ -40,7 +40,7 @@ _SCATTERED = 0.3
 _SMALLEST = 8
 """Points that an object has at once, at least, in its best frames."""
 
-_FEW, _TURNS, _LONG = 3, 3.0, 1 / 3
+_FEW, _TURNS, _LONG = 3, 6.0, 1 / 3
 """Less is enough of what is surely no noise: that many points at most times, going that many times their own length,
 through that share of the clip."""
 
@@ -112,7 +112,7 @@ def _notes(labels: NDArray[np.int32], movers: NDArray[np.bool_], still_parts: in
     notes = [f"{count} moving {'object' if count == 1 else 'objects'} found by motion ({sizes} points)."]
     if still_parts:
         notes.append(
-            f"{still_parts} points that stand still amid an object's own, and look like them, were taken for it."
+            f"{still_parts} of them were hardly seen to move, but lie amid an object's own and look like them."
         )
     lost = int((movers & (labels == BACKGROUND)).sum())
     if lost:
@@ -288,30 +288,32 @@ def _with_still_parts(
     A body that comes and then stands has points that were never seen to move; what lies beside it has as many of the
     ground's about it. colours: (N, 3), in px.
     """
-    count = int(labels.max(initial=0))
     velocity = grouping.velocities(uv, visible)
+    features = np.concatenate([uv, np.broadcast_to(colours, (*visible.shape, 3))], 2)
     asked = []
     for t in range(len(uv)):
         here = np.flatnonzero(visible[t])
-        objects, others = here[labels[here] > 0], here[labels[here] == 0]
-        if not len(objects) or len(here) <= _AROUND:
+        objects, others = here[labels[here] > 0], here[labels[here] == BACKGROUND]
+        if not len(objects) or not len(others) or len(here) <= _AROUND:
             continue
         asking = others[cKDTree(uv[t, objects]).query(uv[t, others])[0] < 2 * near]
-        features = np.concatenate([uv[t], colours], 1)
-        nearest = here[cKDTree(features[here]).query(features[asking], k=_AROUND + 1)[1][:, 1:]]
+        nearest = here[cKDTree(features[t, here]).query(features[t, asking], k=_AROUND + 1)[1][:, 1:]]
         apart = grouping.unlike(velocity[t, asking][:, None], velocity[t, nearest])
-        asked.append((asking, nearest, ~(apart > _ALIKE)))
-    lives = np.maximum(visible.sum(0), 1)
+        asked.append((t, asking, nearest, ~(apart > _ALIKE)))
+    # In the half of its life in which most of them are about it: later all about it may be as new as it is.
+    half = np.maximum((visible.sum(0) + 1) // 2, 1)
     result = labels.copy()
+    share = np.zeros((labels.max() + 1, *visible.shape), np.float32)
     while True:
-        votes = np.zeros((len(labels), count + 1))
-        for asking, nearest, alike in asked:
-            for label in range(1, count + 1):
-                votes[asking, label] += ((result[nearest] == label) & alike).mean(1)
-        taken = (result == BACKGROUND) & (votes.max(1) > _AMID * lives)
+        for t, asking, nearest, alike in asked:
+            for label in range(1, len(share)):
+                share[label, t, asking] = ((result[nearest] == label) & alike).mean(1)
+        ranked = (np.cumsum(-np.sort(-of, 0), 0) for of in share)
+        best = np.stack([of[half - 1, np.arange(len(labels))] / half for of in ranked])
+        taken = (result == BACKGROUND) & (best.max(0) > _AMID)
         if not taken.any():
             return result
-        result[taken] = votes[taken].argmax(1)
+        result[taken] = best[:, taken].argmax(0)
 
 
 def _from_masks(points: PointTracks, masks: GivenMasks, uv: NDArray[np.float64], size: tuple[int, int]) -> ObjectGroups:

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from retake_backend.models.random_weights import write_random
 from retake_backend.solve import ground, interpolation, monocular, still
-from retake_backend.solve.depth import estimate_depth
+from retake_backend.solve.depth import estimate_depth, stand
 from retake_backend.solve.stages import DepthMaps, ObjectGroups
 from retake_backend.weights.store import WeightStore
 from retake_shared import geometry
@@ -57,6 +57,20 @@ def test_objects_stand_where_their_feet_touch_the_ground(label: int, median: flo
     assert np.median(error) < median
     assert np.quantile(error, 0.9) < most
     assert any("stands on the ground" in note for note in fallback().notes)
+
+
+def test_what_floats_beside_a_walker_is_as_far_away_as_he_is() -> None:
+    """His hand, where his arm was not followed, is not on the wall behind."""
+    small = np.stack([cv2.resize(m, (168, 96), interpolation=cv2.INTER_NEAREST) for m in truth().masks])
+    small[small == 2] = 0
+    for layer in small:
+        top = int(np.nonzero(layer == 1)[0].min())
+        left = int(np.nonzero((layer[top : top + 8] == 1).any(0))[0].min())
+        layer[top : top + 8, left - 8 : left - 3] = 2
+    near = 1 / fallback().depth
+    paths = stand(solved(), true_groups(), small, near, ground.guess(solved()))
+    assert "beside which it is" in paths[2].how
+    assert np.abs(paths[2].depth / paths[1].depth - 1).max() < 0.1
 
 
 def test_the_fallback_is_told_and_what_would_be_better() -> None:

@@ -10,7 +10,7 @@ import pytest
 from retake_backend.solve import series
 from retake_backend.solve.depth import estimate_depth
 from retake_backend.solve.lift import lift
-from retake_backend.solve.stages import Lifted, ObjectGroups
+from retake_backend.solve.stages import DepthMaps, Lifted, ObjectGroups
 from retake_backend.weights.store import WeightStore
 from retake_shared.errors import BadShot
 from retake_shared.shot import Solve
@@ -67,6 +67,40 @@ def test_objects_are_about_where_they_are_also_while_hidden(label: int, seen: fl
     here = tracks.objects == label
     assert np.median(error[:, here][tracks.visibility[:, here]]) < seen  # m, 6 m away from the camera
     assert np.median(error[:, here][~tracks.visibility[:, here]]) < hidden
+
+
+def test_what_stands_still_of_a_walker_goes_with_him() -> None:
+    """A foot's points, which the cameras took for the room's, are followed as he is, and are with him when hidden."""
+    walker = np.flatnonzero(truth().tracks.objects == 1)
+    foot = walker[::8]
+    solve = solved()
+    static, world = solve.static.copy(), solve.world.copy()
+    static[foot], world[foot] = True, np.nan
+    depth = estimate_depth(points(), solve, true_groups(), pictures(), quiet, WeightStore(NOWHERE))
+    found = lift(points(), replace(solve, static=static, world=world), true_groups(), depth, quiet)
+    tracks = found.tracks
+    here = np.isin(found.rows, foot)
+    assert here.sum() == len(foot)
+    uv, _ = found.cameras.project(tracks.positions[:, here])
+    error = np.linalg.norm(uv - points().uv[:, foot], axis=-1)[tracks.visibility[:, here]]
+    assert error.max() < 1e-3  # px
+    assert np.median(np.ptp(tracks.positions[:, here], 0).max(-1)) > 1  # m
+
+
+def test_where_its_mask_is_lost_an_object_stays_as_far_away_as_it_was() -> None:
+    """Its points then lie before the wall in the depth maps."""
+    groups, true = true_groups(), truth().depth
+    assert groups.masks is not None
+    assert true is not None
+    lost = slice(12, 18)
+    masks, maps = groups.masks.copy(), true.copy()
+    masks[lost][masks[lost] == 1] = 0
+    maps[lost] = 9.0
+    lifted = lift(points(), solved(), replace(groups, masks=masks), DepthMaps(maps, "", True), quiet)
+    found, _ = in_true_world(lifted)
+    error = np.linalg.norm(found - truth().tracks.positions[:, lifted.rows], axis=-1)[lost]
+    walker = (lifted.tracks.objects == 1) & lifted.tracks.visibility[lost]
+    assert np.median(error[walker]) < 0.3  # m
 
 
 def test_objects_do_not_jitter() -> None:
