@@ -129,7 +129,7 @@ class PairDataset(IterableDataset[Pair]):
         self.position = 0
         self._shards = Examples(self.folders)
         self._order: tuple[int, NDArray[np.int64]] | None = None
-        self._skipped = torch.zeros(self._SLOTS, dtype=torch.int64).share_memory_()
+        self._skipped = torch.zeros(self._SLOTS, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         starts = self._shards.starts
         self.pairs, self._sizes = starts[-1], np.diff(starts)
         if self.pairs < world:

@@ -46,7 +46,7 @@ class KeptLatents:
         A file that is damaged is made again. Raises BadShot, and RetakeError where there is no room to keep it.
         """
         digest = hashlib.sha256(str(frames.shape).encode())
-        digest.update(np.ascontiguousarray(frames))
+        digest.update(np.ascontiguousarray(frames).data)
         name = digest.hexdigest()
         path = self.folder / name[:2] / f"{name}.safetensors"
         latents = _kept(path)

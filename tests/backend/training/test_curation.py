@@ -19,6 +19,7 @@ from retake_backend.training.curation.journal import Journal
 from retake_backend.training.curation.stretches import Settings, Stretch, shots, solve_size, stretches
 from retake_backend.training.dataset import PairWriter, read
 from retake_shared.errors import BadShot, Cancelled, RetakeError
+from retake_shared.shot import Solve, Tracks
 
 if "preview_scenes" not in sys.modules:
     _spec = importlib.util.spec_from_file_location(
@@ -191,6 +192,50 @@ def test_the_journal_of_another_program_is_refused(tmp_path):
     (tmp_path / "curation.jsonl").write_text("[1]\n")
     with pytest.raises(RetakeError, match="is damaged"):
         Journal(tmp_path, Settings())
+
+
+def test_a_man_who_moves_is_followed_from_one_clip_to_the_other(sample_data):
+    pictures, fps = small_clip(sample_data, "juggle", range(0, 28, 2), (256, 144))
+    settings = Settings((128, 72), 7, apart=(0.5, 0.6))
+    made = clips.make(np.stack(pictures), fps / 2, 7, settings, {}, quiet)
+    assert made.facts["scene"] == "dynamic"
+    assert made.facts["camera"] == "static"
+    for pair in made.pairs.values():
+        movers = pair.solve.tracks.objects > 0
+        assert 20 < movers.sum() < 0.7 * len(movers)
+        before, after = (
+            camera.project(positions)[0][0]
+            for camera, positions in (
+                (pair.solve.cameras, pair.solve.tracks.positions), (pair.edit.cameras, pair.edit.positions),
+            )
+        )  # fmt: skip
+        far = np.linalg.norm(after - before, axis=-1)
+        assert np.median(far[movers]) > 4 * np.median(far[~movers])
+        changed = np.abs(pair.target.astype(int) - pair.source).max(-1) > 40
+        assert psnr(pair.moved.rgb[changed], pair.target[changed]) > psnr(pair.source[changed], pair.target[changed])
+
+
+def test_a_target_is_taken_sooner_where_tracks_do_not_last():
+    frames, still, moving = 40, 60, 30
+    rng = np.random.default_rng(0)
+    start = rng.uniform([-2, -1, 5], [2, 1, 7], (still + moving, 3))
+    positions = np.repeat(start[None], frames, 0)
+    positions[:, still:, 0] += 0.05 * np.arange(frames)[:, None]
+    visible = np.ones((frames, still + moving), bool)
+    visible[20:, still:] = False
+    objects = np.repeat([0, 1], [still, moving])
+    solve = Solve(ps.still_cameras(frames), Tracks.make(positions, visible, objects=objects))
+    gap, facts = clips._lasting(solve, 33, 8, 7)
+    assert gap == 14  # 33, 22, 14: frames 14 .. 20 still show it
+    assert facts["motion"] > 0.05
+    with pytest.raises(Dropped, match="movers not followed"):
+        clips._lasting(solve, 33, 25, 7)
+    with pytest.raises(Dropped, match="hardly any motion"):
+        clips._lasting(Solve(solve.cameras, solve.tracks.select(objects == 0)), 33, 8, 7)
+    apart = visible.copy()
+    apart[:12], apart[12:] = (np.arange(90) < 45), (np.arange(90) >= 45)
+    with pytest.raises(Dropped, match="nothing in common"):
+        clips._lasting(Solve(solve.cameras, Tracks.make(positions, apart)), 33, 14, 7)
 
 
 # --- what is taken of a video ---------------------------------------------------------------------------------------

@@ -61,19 +61,20 @@ class Made:
 def make(
     pictures: NDArray[np.uint8], fps: Fraction, gap: int, settings: Settings, origin: Mapping[str, Any], report: Report
 ) -> Made:
-    """Examples of (T, h, w, 3) uint8 pictures: source frames 0 .. F - 1, target `gap` later. Raises Dropped, Cancelled."""
+    """Examples of (T, h, w, 3) uint8 pictures: source frames 0 .. F - 1, target `gap` later, or sooner where the tracks
+    do not last so long. Raises Dropped, Cancelled."""
     frames, size = settings.frames, settings.size
-    a, b = slice(0, frames), slice(gap, gap + frames)
     if why := footing.trouble([np.asarray(cv2.cvtColor(p, cv2.COLOR_RGB2GRAY), np.uint8) for p in pictures]):
         raise Dropped("nothing to follow", why)
-    if alike(pictures[a], pictures[b]):
+    if alike(pictures[:frames], pictures[gap : gap + frames]):
         raise Dropped("identical clips")
     solve, told = _solved(pictures, fps, settings, report)
+    gap, judged = _lasting(solve, gap, max(1, round(settings.apart[0] * fps)), frames)
+    a, b = slice(0, frames), slice(gap, gap + frames)
     solve = replace(solve, tracks=solve.tracks.select(_chosen(solve, (a, b), settings)))
-    judged = _judge(solve, a, b)
     scene = "static" if solve.tracks.objects.max(initial=0) == 0 else "dynamic"
-    small = np.stack([cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in pictures])
-    facts = {"scene": scene, "camera": told.kind, "light": told.light, **judged}
+    small = np.stack([cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in pictures[: gap + frames]])
+    facts = {"scene": scene, "camera": told.kind, "light": told.light, "gap": gap, **judged}
     made = {}
     for suffix, source, target in (("", a, b), ("_back", b, a)):
         part = solve.frames(source.start, source.stop)
@@ -83,6 +84,17 @@ def make(
         )  # fmt: skip
         made[suffix] = with_moved(pair)
     return Made(made, facts)
+
+
+def _lasting(solve: Solve, gap: int, least: int, frames: int) -> tuple[int, dict[str, float]]:
+    """The largest of gap, 2/3 of it, ... down to `least` over which enough of the tracks last, and what was measured."""
+    while True:
+        try:
+            return gap, _judge(solve, slice(0, frames), slice(gap, gap + frames))
+        except Dropped:
+            if gap <= least:
+                raise
+        gap = max(least, gap * 2 // 3)
 
 
 def alike(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> bool:
@@ -95,7 +107,7 @@ def _solved(
     pictures: NDArray[np.uint8], fps: Fraction, settings: Settings, report: Report
 ) -> tuple[Solve, SolveReport]:
     with FootageReader.of_pictures(pictures, fps) as reader, tempfile.TemporaryDirectory() as folder:
-        digest = hashlib.sha256(pictures).hexdigest()
+        digest = hashlib.sha256(pictures.data).hexdigest()
         reader.footage = replace(reader.footage, sha256=digest)
         try:
             solved = solve_footage(reader, SolveSettings(fov=settings.fov), Path(folder), report)
@@ -131,16 +143,18 @@ def _judge(solve: Solve, a: slice, b: slice) -> dict[str, float]:
     """How much moves and how much both clips show. Raises Dropped where it is too little."""
     uv = solve.cameras.project(solve.tracks.positions)[0]
     seen_a, seen_b = (solve.tracks.visibility[clip].any(0) for clip in (a, b))
-    common = float((seen_a & seen_b).sum() / max(min(seen_a.sum(), seen_b.sum()), 1))
+    both, movers = seen_a & seen_b, solve.tracks.objects > 0
+    common = float(both.sum() / max(min(seen_a.sum(), seen_b.sum()), 1))
     if common < _COMMON:
         raise Dropped("nothing in common", f"{common:.0%} of the tracks are seen in both clips")
-    both = seen_a & seen_b
+    followed = float((both & movers).sum() / max(min((seen_a & movers).sum(), (seen_b & movers).sum()), 1))
+    if (movers & (seen_a | seen_b)).any() and followed < _COMMON:
+        raise Dropped("movers not followed", f"{followed:.0%} of their tracks are seen in both clips")
     far = np.linalg.norm(uv[b][:, both] - uv[a][:, both], axis=-1) / solve.cameras.width
     motion = float(np.quantile(np.nan_to_num(far).max(0), 1 - _MOVERS))
     if motion < _MOVED:
-        raise Dropped(
-            "hardly any motion", f"{1 - _MOVERS:.0%} of the tracks move by less than {motion:.1%} of the width"
-        )
+        what = f"{1 - _MOVERS:.0%} of the tracks move by less than {motion:.1%} of the width"
+        raise Dropped("hardly any motion", what)
     return {"motion": round(motion, 4), "common": round(common, 3)}
 
 

@@ -121,6 +121,7 @@ class _Work:
         if name in self.journal.done:
             return
         began = time.monotonic()
+        facts: dict[str, Any]
         try:
             made = make()
         except Dropped as why:
@@ -149,8 +150,7 @@ class _Work:
             pictures = stretches.pictures(reader, stretch.chosen, size, report)
         except BadFile as error:
             raise Dropped("unreadable", str(error)) from error
-        origin = {"name": relative, "frames": [stretch.chosen.start, stretch.chosen[-1]], "step": stretch.step,
-                  "gap": stretch.gap}  # fmt: skip
+        origin = {"name": relative, "start": stretch.start, "step": stretch.step}
         return clips.make(pictures, known.fps / stretch.step, stretch.gap, settings, origin, report)
 
     def _cameras(self, scene: Scene, couple: tuple[str, str], relative: str, report: Report) -> Made:

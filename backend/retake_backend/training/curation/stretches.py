@@ -83,7 +83,7 @@ def shots(reader: FootageReader, report: Report) -> list[tuple[int, int]]:
     for first in range(0, known.frames, _CHUNK):
         stop = min(first + _CHUNK, known.frames)
         begun = max(0, first - _OVERLAP)
-        grays = []
+        grays: list[NDArray[np.uint8]] = []
         for picture in reader.small_frames(range(begun, min(stop + _OVERLAP, known.frames)), size):
             report(Progress("looking for cuts", begun + len(grays), known.frames))
             grays.append(np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8))
