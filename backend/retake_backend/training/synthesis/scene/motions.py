@@ -86,7 +86,7 @@ def _spin(motion: Motion, half: Vec, middle: float) -> Place:
     """Hangs in the air, turns about an axis and rocks."""
     rng = np.random.default_rng([motion.seed, 5])
     axis, speed = _axis(rng), rng.uniform(0.8, 3.5)
-    height = float(np.linalg.norm(half)) + rng.uniform(0.05, 0.8)
+    height = float(np.linalg.norm(half)) + rng.uniform(0.1, 0.8)
     start = geometry.axis_rotation((0, 0, 1), motion.heading)
 
     def at(seconds: float) -> Vec:

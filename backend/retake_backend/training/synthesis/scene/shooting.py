@@ -27,6 +27,8 @@ from . import imported, places, props
 _ATTEMPTS = 12
 _NEAREST = 0.5
 """Metres that must be free before the camera."""
+_SEEN = 0.03
+"""Share of the picture that those who act take up at least."""
 
 
 @dataclass(frozen=True)
@@ -125,17 +127,17 @@ class Shooting:
         return best
 
     def _worth(self, cameras: Cameras, number: int) -> float:
-        """1 for cameras with room before them and enough of the actors in the picture, less for others."""
-        shares, nearest = [], np.inf
+        """1 for cameras with room before them and all who act in the picture, less for others."""
+        there = [i for i, motion in enumerate(self.plan.versions[number].motions, 1) if motion is not None]
+        worth = []
         for frame in sorted({0, len(cameras) // 2, len(cameras) - 1}):
             self.look(number, frame)
-            depth, numbers = self._cast(cameras, frame, max(cameras.height // 16, 1))
-            shares.append((numbers > 0).mean())
-            nearest = min(nearest, float(depth[depth > 0].min(initial=np.inf)))
-        wanted = 0.03
-        if nearest < _NEAREST:
-            return 0.0
-        return float(min(min(shares) / wanted, 1.0))
+            depth, numbers = self._cast(cameras, frame, max(cameras.height // 24, 1))
+            if depth[depth > 0].min(initial=np.inf) < _NEAREST:
+                return 0.0
+            together = min((numbers > 0).mean() / _SEEN, 1.0)
+            worth.append(together * float(np.mean([(numbers == i).any() for i in there])) if there else 1.0)
+        return min(worth)
 
     def _cast(
         self, cameras: Cameras, frame: int, step: int, box: tuple[int, int, int, int] | None = None
