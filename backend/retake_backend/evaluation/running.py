@@ -101,6 +101,8 @@ def _prepare(plan: Plan) -> None:
         os.environ["RETAKE_ENGINES"] = " ".join([*plugins, _COPY])
     for name in plan.engines:
         engines.create(name)
+        if (described := engine_options.describe(name)) is not None:
+            described.checked(_options_of(name, plan))
     for option in plan.options:
         if not any(option in _options_of(name, plan) for name in plan.engines):
             raise BadShot("none of the engines has it.", f"--option {option}", "Leave it out.")
