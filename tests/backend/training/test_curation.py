@@ -16,7 +16,14 @@ from retake_backend.footage import FootageReader, write_video
 from retake_backend.training.curation import clips, multicamera
 from retake_backend.training.curation.clips import Dropped
 from retake_backend.training.curation.journal import Journal
-from retake_backend.training.curation.stretches import Settings, Stretch, shots, solve_size, stretches
+from retake_backend.training.curation.stretches import (
+    Settings,
+    Stretch,
+    field_of_view,
+    shots,
+    solve_size,
+    stretches,
+)
 from retake_backend.training.dataset import PairWriter, read
 from retake_shared.errors import BadShot, Cancelled, RetakeError
 from retake_shared.shot import Solve, Tracks
@@ -273,6 +280,13 @@ def test_the_solve_is_at_most_twice_as_large_and_never_larger_than_the_footage()
     assert solve_size((300, 200), (224, 128)) == (300, 171)
     assert solve_size((1920, 1080), (832, 480)) == (832, 480)
     assert solve_size((200, 200), (224, 128)) is None
+
+
+def test_a_picture_that_is_cut_to_size_has_a_smaller_field_of_view():
+    assert field_of_view(60.0, (1920, 1080), (448, 252)) == pytest.approx(60)
+    assert field_of_view(60.0, (1920, 1080), (252, 252)) == pytest.approx(36.0, abs=0.1)
+    assert field_of_view(60.0, (1080, 1920), (448, 252)) == pytest.approx(60)  # cut above and below
+    assert field_of_view(None, (1920, 1080), (448, 252)) is None
 
 
 # --- several cameras ------------------------------------------------------------------------------------------------

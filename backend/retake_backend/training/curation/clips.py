@@ -62,7 +62,7 @@ def make(
     pictures: NDArray[np.uint8], fps: Fraction, gap: int, settings: Settings, origin: Mapping[str, Any], report: Report
 ) -> Made:
     """Examples of (T, h, w, 3) uint8 pictures: source frames 0 .. F - 1, target `gap` later, or sooner where the tracks
-    do not last so long. Raises Dropped, Cancelled."""
+    do not last so long. The settings' fov is that of these pictures. Raises Dropped, Cancelled."""
     frames, size = settings.frames, settings.size
     if why := footing.trouble([np.asarray(cv2.cvtColor(p, cv2.COLOR_RGB2GRAY), np.uint8) for p in pictures]):
         raise Dropped("nothing to follow", why)

@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,8 @@ class _Work:
         except BadFile as error:
             raise Dropped("unreadable", str(error)) from error
         origin = {"name": relative, "start": stretch.start, "step": stretch.step}
-        return clips.make(pictures, known.fps / stretch.step, stretch.gap, settings, origin, report)
+        seen = replace(settings, fov=stretches.field_of_view(settings.fov, (known.width, known.height), size))
+        return clips.make(pictures, known.fps / stretch.step, stretch.gap, seen, origin, report)
 
     def _cameras(self, scene: Scene, couple: tuple[str, str], relative: str, report: Report) -> Made:
         settings, taken, known, rates = self.settings, [], [], []

@@ -27,7 +27,7 @@ from ...solve.stages import PointTracks
 from ..moved import with_moved
 from ..pairs import Pair
 from .clips import Dropped, Made, alike
-from .stretches import SUFFIXES, Settings
+from .stretches import SUFFIXES, Settings, scaled_size
 
 Array = NDArray[np.float64]
 
@@ -83,8 +83,7 @@ def cameras(scene: Scene, name: str, footage: Footage, size: tuple[int, int], ch
     whole = solve.cameras
     if len(whole) <= chosen[-1]:
         raise Dropped("too short", f"{name} has {len(whole)} poses")
-    scale = max(size[0] / footage.width, size[1] / footage.height)
-    scaled = whole.resized(max(size[0], round(footage.width * scale)), max(size[1], round(footage.height * scale)))
+    scaled = whole.resized(*scaled_size((footage.width, footage.height), size))
     left, top = (scaled.width - size[0]) // 2, (scaled.height - size[1]) // 2
     K = geometry.crop_intrinsics(scaled.K, left, top)
     return Cameras(scaled.c2w[list(chosen)], K[list(chosen)], *size)

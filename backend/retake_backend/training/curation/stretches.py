@@ -26,7 +26,7 @@ _CHUNK, _OVERLAP = 2000, 8
 class Settings:
     """What examples are wanted. size: (width, height) px. frames: of each clip. tracks: at most so many. fps: about
     what the clips have; of faster video every n-th frame is taken. apart: seconds from the source's beginning to the
-    target's, from and to. fov: degrees across the width, where the user knows them. seed: of what is drawn."""
+    target's, from and to. fov: degrees across the footage's width, where the user knows them. seed: of what is drawn."""
 
     size: tuple[int, int] = (448, 256)
     frames: int = 17
@@ -113,11 +113,23 @@ def solve_size(footage: tuple[int, int], size: tuple[int, int]) -> tuple[int, in
     return round(size[0] * factor), round(size[1] * factor)
 
 
+def scaled_size(footage: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """(width, height) px of the whole picture of which `pictures` cuts out the middle, `size`."""
+    scale = max(size[0] / footage[0], size[1] / footage[1])
+    return max(size[0], round(footage[0] * scale)), max(size[1], round(footage[1] * scale))
+
+
+def field_of_view(fov: float | None, footage: tuple[int, int], size: tuple[int, int]) -> float | None:
+    """Degrees across what `pictures` cuts out, from those across the whole width of the footage."""
+    if fov is None:
+        return None
+    kept = size[0] / scaled_size(footage, size)[0]
+    return float(np.degrees(2 * np.arctan(kept * np.tan(np.radians(fov) / 2))))
+
+
 def pictures(reader: FootageReader, chosen: range, size: tuple[int, int], report: Report) -> NDArray[np.uint8]:
     """(T, h, w, 3) uint8 of frames of the footage, the middle of the picture in the proportions of `size`."""
-    known = reader.footage
-    scale = max(size[0] / known.width, size[1] / known.height)
-    scaled = (max(size[0], round(known.width * scale)), max(size[1], round(known.height * scale)))
+    scaled = scaled_size((reader.footage.width, reader.footage.height), size)
     left, top = (scaled[0] - size[0]) // 2, (scaled[1] - size[1]) // 2
     taken = np.empty((len(chosen), size[1], size[0], 3), np.uint8)
     for at, picture in enumerate(reader.small_frames(chosen, scaled)):
