@@ -37,9 +37,9 @@ def wall_video(cameras: Cameras) -> NDArray[np.uint8]:
     return np.stack(frames).astype(np.uint8)
 
 
-def tiny_pair(frames: int = FRAMES) -> Pair:
-    """The camera moves on twice as fast in the edit."""
-    source, target = wall_cameras(frames), wall_cameras(frames, step=0.2)
+def tiny_pair(frames: int = FRAMES, step: float = 0.2) -> Pair:
+    """In the edit the camera moves `step` a frame, twice as fast as in the source."""
+    source, target = wall_cameras(frames), wall_cameras(frames, step=step)
     x, y = np.meshgrid(np.linspace(-2.2, 3.2, 16), np.linspace(-1.5, 1.5, 9))
     points = np.stack([x.ravel(), y.ravel(), np.full(x.size, DEPTH)], 1)
     solve = Solve(source, Tracks.make(np.tile(points, (frames, 1, 1))))
