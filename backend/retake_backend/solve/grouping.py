@@ -259,15 +259,15 @@ def _velocities_to_the_end(uv: Array, visible: Flags) -> Array:
 
 def _carried_on(uv: Array, velocity: Array) -> tuple[Array, Array]:
     """Both (T, N, 2) with `_ON` frames more at the ends of each point's life, at its velocity there."""
-    known = np.isfinite(velocity).all(-1)
+    known: Flags = np.asarray(np.isfinite(velocity).all(-1))
     places, speeds = np.where(known[..., None], uv, np.nan), velocity.copy()
     for step in range(1, _ON + 1):
-        for way, source, target in (
+        for sign, source, target in (
             (1, slice(None, -step), slice(step, None)),
             (-1, slice(step, None), slice(None, -step)),
         ):
             free = known[source] & ~np.isfinite(speeds[target]).all(-1)
-            places[target][free] = (uv[source] + way * step * velocity[source])[free]
+            places[target][free] = (uv[source] + sign * step * velocity[source])[free]
             speeds[target][free] = velocity[source][free]
     return places, speeds
 

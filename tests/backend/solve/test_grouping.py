@@ -90,7 +90,7 @@ def time() -> Array:
 def body() -> Array:
     """(T, N, 2) of a body that shifts its weight, slowly."""
     sway = np.stack([12 * np.sin(time() / 8), 4 * np.sin(time() / 5)], -1)
-    return column(40, 170, 10, (330, 200)) + sway
+    return np.asarray(column(40, 170, 10, (330, 200)) + sway)
 
 
 def arm() -> Array:
@@ -101,7 +101,7 @@ def arm() -> Array:
     shoulder = np.array([352.0, 130]) + np.stack([12 * np.sin(time() / 8), 4 * np.sin(time() / 5)], -1)
     u = along * np.sin(angle) + beside * np.cos(angle)
     v = along * np.cos(angle) - beside * np.sin(angle)
-    return shoulder + np.stack([u, v], -1)
+    return np.asarray(shoulder + np.stack([u, v], -1))
 
 
 def ball(count: int = 7, period: int = 16, radius: float = 15) -> Array:
@@ -110,7 +110,7 @@ def ball(count: int = 7, period: int = 16, radius: float = 15) -> Array:
     phase = (time() % period) / period
     height = 4 * 80 * phase * (1 - phase)
     middle = np.stack([330 + 15 * np.sin(time() / 9), 265 - height], -1)
-    return middle + radius * np.stack([np.cos(around), np.sin(around)], -1)
+    return np.asarray(middle + radius * np.stack([np.cos(around), np.sin(around)], -1))
 
 
 def share(groups: ObjectGroups, thing: NDArray[np.int64], number: int) -> tuple[int, float]:
@@ -214,6 +214,6 @@ def test_what_stands_still_of_a_body_that_came_is_its_own() -> None:
     assert (groups.labels[thing == 0] == 1).mean() < 0.005
     assert groups.masks is not None
     true = cv2.resize((seen(FRAMES - 1)[..., 2] > 75).astype(np.uint8), groups.masks.shape[:0:-1])
-    true = cv2.medianBlur(true, 5) > 0
+    body_there = cv2.medianBlur(true, 5) > 0
     mine = groups.masks[-1] == 1
-    assert (mine & true).sum() / (mine | true).sum() > 0.75
+    assert (mine & body_there).sum() / (mine | body_there).sum() > 0.75
