@@ -122,7 +122,7 @@ class DraftTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self,
         width: int = 192,
         heads: int = 4,
-        layers: int = 6,
+        layers: int = 4,
         ffn_dim: int = 768,
         fine: int = 48,
         coarse: int = 96,
