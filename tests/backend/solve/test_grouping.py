@@ -149,10 +149,10 @@ def test_a_ball_that_is_lost_with_every_kick_is_one_object() -> None:
 
 def test_a_ball_that_rolls_past_is_one_object() -> None:
     """Its points come up at one side and go down at the other, faster and slower than the ball."""
-    radius, speed = 40.0, 9.0
+    radius, speed = 50.0, 12.0
     middle = np.stack([60 + speed * time(), np.full_like(time(), 220)], -1)
-    begun = np.linspace(-np.pi, 4 * np.pi, 240)
-    height = np.tile(np.linspace(-0.8, 0.8, 6), 40)
+    begun = np.linspace(-np.pi, 4 * np.pi, 160)
+    height = np.tile(np.linspace(-0.8, 0.8, 8), 20)
     turn = speed * time() / radius - begun
     across = np.sqrt(1 - height**2) * radius
     uv = middle + np.stack([across * np.sin(turn), np.broadcast_to(radius * height, turn.shape)], -1)
