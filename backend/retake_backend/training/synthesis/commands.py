@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from retake_shared.errors import RetakeError
 
@@ -144,22 +143,20 @@ def make(asked: Asked, check: Callable[[], None], tell: Tell, silence: float = 9
             if outcome.error:
                 made.skipped.append(f"{scene.name}: {outcome.error}")
                 continue
-            made.pairs += _add(writer, scene, left[outcome.seed], folder, origin)
-            tell(made.there + made.pairs, asked.clips, f"{scene.name} done")
+            try:
+                shots = read_shots(scene, folder)
+            except RetakeError as error:
+                made.skipped.append(f"{scene.name}: {error}")
+            else:
+                for source, target, _ in left[outcome.seed]:
+                    writer.add(make_pair(scene, shots, source, target, origin), scene.pair_name(source, target))
+                made.pairs += len(left[outcome.seed])
+                tell(made.there + made.pairs, asked.clips, f"{scene.name} done")
             shutil.rmtree(folder, ignore_errors=True)
     if not made.skipped:
         shutil.rmtree(asked.out / WORK, ignore_errors=True)
     made.seconds = time.monotonic() - begun
     return made
-
-
-def _add(
-    writer: PairWriter, scene: plan.Scene, pairs: list[tuple[int, int, str]], folder: Path, origin: dict[str, Any]
-) -> int:
-    shots = read_shots(scene, folder)
-    for source, target, _ in pairs:
-        writer.add(make_pair(scene, shots, source, target, origin), scene.pair_name(source, target))
-    return len(pairs)
 
 
 def _fingerprint(settings: dict[str, int], asked: Asked) -> str:

@@ -131,7 +131,8 @@ class Crew:
                 continue
             in_a_row = in_a_row + 1 if outcome.error else 0
             if in_a_row >= _IN_A_ROW:
-                raise RetakeError(f"failed {in_a_row} times in a row: {outcome.error}", self.command[0], _REMEDY)
+                remedy = _REMEDY if "Blender" in outcome.error else "Mend that, and give the same command again."
+                raise RetakeError(f"failed {in_a_row} times in a row: {outcome.error}", self.command[0], remedy)
             yield outcome
 
     def _free(self) -> _Blender | None:

@@ -100,7 +100,7 @@ def _edit(
             shows[:, objects == number] = np.array(other.moments, np.float32)[:, None]
     present = np.repeat(~gone[None], scene.frames, 0)
     names = {0: "background", **{n: scene.actors[n - 1].name for n in np.unique(objects).tolist() if n}}
-    return Edit(after.cameras, positions, present, source_track, shows, objects, names)
+    return Edit(after.cameras, positions, present, source_track.astype(np.int32), shows, objects, names)
 
 
 _WORDS = {"figure": "person", "asset": "thing"}

@@ -286,7 +286,7 @@ class Walk:
     def _knee(self, hip: Vec, ankle: Vec, forward: Vec) -> tuple[Vec, Vec]:
         """The knee between hip and ankle, bent towards `forward`, and the ankle, drawn in where the leg is too short."""
         body = self.body
-        thigh, shin = np.linalg.norm(body.knee - body.hip), np.linalg.norm(body.ankle - body.knee)
+        thigh, shin = (float(np.linalg.norm(b)) for b in (body.knee - body.hip, body.ankle - body.knee))
         away = ankle - hip
         reach = float(np.clip(np.linalg.norm(away), abs(thigh - shin) + 1e-3, (thigh + shin) * 0.999))
         along = away / np.linalg.norm(away)

@@ -182,7 +182,7 @@ def wobbling(seed: int, lump: Vec, middle: float) -> Shape:
         for way, rate, phase in zip(ways, rates[3:], phases[3:], strict=True):
             swell = 0.06 * np.sin(lump @ way / size - rate * (seconds - middle) + phase)
             moved[:, :2] *= 1 + swell[:, None]
-        return moved
+        return np.asarray(moved)
 
     return at
 

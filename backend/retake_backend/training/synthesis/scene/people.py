@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import bpy
 import numpy as np
 from mathutils import Matrix
@@ -60,7 +62,7 @@ def apply_pose(armature: bpy.types.Object, pose: Pose) -> None:
 def _dress(rng: np.random.Generator, name: str) -> list[bpy.types.Material]:
     """Materials in the order of the slots: skin, hair, top, trousers, shoes, trim, eyes."""
 
-    def stuff(part: str, size: float, **more: object) -> bpy.types.Material:
+    def stuff(part: str, size: float, **more: Any) -> bpy.types.Material:
         return looks.surface(rng, f"{name} {part}", size, attribute="rest", **more)
 
     tone, hair = str(rng.choice(_SKIN)), str(rng.choice(_HAIR))

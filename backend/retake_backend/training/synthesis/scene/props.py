@@ -128,9 +128,7 @@ def _soft(
     shape: Callable[[int, Vec, float], motions.Shape],
 ) -> Thing:
     """A thing of one mesh whose vertices move."""
-    rest = np.empty(3 * len(mesh.data.vertices), np.float32)
-    mesh.data.vertices.foreach_get("co", rest)
-    rest = rest.reshape(-1, 3).astype(np.float64)
+    rest = _vertices(mesh)
 
     def act(motion: Motion, middle: float) -> Show:
         at, form = place(motion, middle), shape(motion.seed, rest, middle)
@@ -143,6 +141,13 @@ def _soft(
         return show
 
     return Thing((mesh,), act, mesh)
+
+
+def _vertices(mesh: bpy.types.Object) -> Vec:
+    """Its vertices (V, 3) in its own frame."""
+    flat = np.empty(3 * len(mesh.data.vertices), np.float32)
+    mesh.data.vertices.foreach_get("co", flat)
+    return flat.reshape(-1, 3).astype(np.float64)
 
 
 def _flag(actor: Actor, rng: np.random.Generator) -> Thing:
@@ -174,9 +179,7 @@ def _jelly(actor: Actor, rng: np.random.Generator) -> Thing:
     bpy.ops.mesh.primitive_ico_sphere_add(subdivisions=4, radius=1.0)
     mesh = bpy.context.object
     mesh.name = actor.name
-    sphere = np.empty(3 * len(mesh.data.vertices), np.float32)
-    mesh.data.vertices.foreach_get("co", sphere)
-    points = sphere.reshape(-1, 3).astype(np.float64)
+    points = _vertices(mesh)
     size, square = rng.uniform([0.2, 0.2, 0.25], [0.45, 0.45, 0.5]), rng.uniform(0.6, 1.0)
     points = np.sign(points) * np.abs(points) ** square * size + [0, 0, size[2]]
     mesh.data.vertices.foreach_set("co", points.astype(np.float32).ravel())

@@ -307,4 +307,4 @@ def car(rng: np.random.Generator, name: str, place: Place) -> None:
 
 def height(place: Place) -> float:
     """Sunk a little where the land rises, so that nothing floats."""
-    return -0.15 if np.hypot(*place[:2]) > 5 else 0.0
+    return -0.15 if np.hypot(place[0], place[1]) > 5 else 0.0
