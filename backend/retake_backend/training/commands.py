@@ -93,7 +93,7 @@ def _run(config: Config, check: Callable[[], None], shot: Source | None = None) 
     """The training itself; says where it goes and what comes of it."""
     from ..models import memory
     from . import loop, registry
-    from .examples import open_held_out, open_stages
+    from .examples import captions_of, open_held_out, open_stages
     from .processes import Processes
 
     processes = Processes(config.device, config.precision)
@@ -101,6 +101,9 @@ def _run(config: Config, check: Callable[[], None], shot: Source | None = None) 
         stages = open_stages(config, processes.device, shot)
         held_out = open_held_out(config, processes.device)
         trainee = registry.make_trainee(config.trainee, config.model)
+        if isinstance(trainee, registry.ReadsCaptions):
+            trainee.module.to(processes.device)
+            trainee.read_captions(captions_of(config), line)
         if processes.first:
             count = sum(p.numel() for p in trainee.module.parameters() if p.requires_grad)
             print(f"{config.trainee}: {count:,} weights, {config.steps} steps to {config.out}", flush=True)

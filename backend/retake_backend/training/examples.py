@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,9 +13,10 @@ import torch
 from retake_shared.errors import BadFile, BadShot
 
 from ..conditioning.coordinates import PairingSettings
+from . import shards
 from .batches import Batch, collate
 from .config import Config, Data, Picture, from_table
-from .dataset import PairDataset
+from .dataset import PairDataset, index
 from .framed import framed
 from .generator.made import GeneratorSettings, make_batch
 from .moved import with_moved
@@ -105,6 +108,21 @@ def open_held_out(config: Config, device: torch.device | str) -> Batch | None:
         return None
     source = _mixture(look.data, config.picture, mixed(config.seed, len(config.stage), look.seed), device, "look")
     return source.piece(0, look.samples)
+
+
+def captions_of(config: Config) -> set[str]:
+    """Every caption of the data sets of all stages and of the held-out examples, read without their pictures."""
+    data = [each for stage in config.stage for each in stage.data] + list(config.look.data)
+    captions = {""}
+    for folder in {each.pairs for each in data if each.pairs is not None}:
+        for shard in index(folder):
+            with (folder / shard.name).open("rb") as stream:
+                for entry in shards.scan(stream).entries:
+                    offset, size = entry.members[shards.LAST]
+                    stream.seek(offset)
+                    with contextlib.suppress(ValueError, KeyError, TypeError):  # damaged: left out when it is read
+                        captions.add(str(json.loads(stream.read(size))["caption"]))
+    return captions
 
 
 def _mixture(

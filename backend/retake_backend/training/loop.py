@@ -116,7 +116,7 @@ class _Run:
         check_shares(config, processes.count)
         if config.sharding == "full":
             processes.shard(trainee.module)
-        weights = {name: p for name, p in trainee.module.named_parameters() if p.requires_grad}
+        weights: dict[str, Tensor] = {n: p for n, p in trainee.module.named_parameters() if p.requires_grad}
         if not weights:
             raise RetakeError("has no weight to train.", config.trainee, "Let some of them require gradients.")
         settings = config.optimiser

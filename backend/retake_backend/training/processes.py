@@ -60,12 +60,8 @@ class Processes:
                 'sharding is "full" and there is one process.', "sharding", "Start several (accelerate launch)."
             )
         mesh = init_device_mesh(self.device.type, (self.count,))
-        for stack in [each for each in module.modules() if isinstance(each, nn.ModuleList)]:
-            for layer in stack:
-                if any(True for _ in layer.parameters()) and not any(
-                    isinstance(inner, FSDPModule) for inner in layer.modules()
-                ):
-                    fully_shard(layer, mesh=mesh, reshard_after_forward=True)
+        for layer in _stacked(module):
+            fully_shard(layer, mesh=mesh, reshard_after_forward=True)
         self.sharded = True
 
     @contextmanager
@@ -95,7 +91,7 @@ class Processes:
         for dtype in {gradient.dtype for gradient in whole}:
             alike = [gradient for gradient in whole if gradient.dtype == dtype]
             total = self.sum(torch.cat([gradient.flatten() for gradient in alike]))
-            for gradient, part in zip(alike, total.split([g.numel() for g in alike]), strict=True):
+            for gradient, part in zip(alike, torch.split(total, [g.numel() for g in alike]), strict=True):
                 gradient.copy_(part.view_as(gradient))
 
     def norm(self, gradients: Iterable[Tensor | None]) -> Tensor:
@@ -108,6 +104,15 @@ class Processes:
             elif gradient is not None:
                 whole = whole + gradient.float().square().sum()
         return (whole + (self.sum(split) if self.sharded else split)).sqrt()
+
+
+def _stacked(module: nn.Module) -> Iterator[nn.Module]:
+    """The layers of the outermost stacks that have weights."""
+    for child in module.children():
+        if isinstance(child, nn.ModuleList):
+            yield from (layer for layer in child if any(True for _ in layer.parameters()))
+        else:
+            yield from _stacked(child)
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, get_args, get_type_hints
+from typing import Any, Protocol, get_args, get_type_hints, runtime_checkable
 
 from retake_shared.errors import RetakeError
 
+from ..engines.base import Report
 from .config import from_table
 from .trainees import Trainee
 
@@ -31,6 +32,15 @@ TRAINEES: Mapping[str, Kind] = {
     "refiner": Kind("draft_trainees", "RefinerTrainee", "start"),
     "paper": Kind("draft_trainees", "PaperTrainee"),
 }
+
+
+@runtime_checkable
+class ReadsCaptions(Protocol):
+    """A trainee that is told all captions before the training begins."""
+
+    def read_captions(self, captions: Iterable[str], report: Report) -> None:
+        """Prepare for these texts."""
+        ...
 
 
 def kind_of(name: str) -> Kind:

@@ -6,7 +6,7 @@ on the target alone. What is saved are the parts that the engines of the same na
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -22,12 +22,12 @@ from ..conditioning.edit_by_track import EditByTrackConditioner
 from ..conditioning.track2view import Track2ViewConditioner
 from ..conditioning.trajectories import Sampling
 from ..conditioning.trajectory_attention import TrajectoryAttention, paired_trajectories
-from ..engines.base import Progress
+from ..engines.base import Progress, Report
 from ..engines.diffusion import sampling
 from ..engines.diffusion.sampling import Schedule
 from ..models import memory, parts
 from ..models.codec import VideoCodec
-from ..models.text import encode_prompts
+from ..models.text import TEXT_TOKENS, encode_prompts
 from ..models.wan import LoraSettings, RopePositions, add_lora
 from ..weights.catalogue import CATALOGUE
 from ..weights.store import MANIFEST, WeightStore, read_manifest
@@ -38,6 +38,8 @@ from .look import frames
 
 GREY = 128
 """Of every pixel of a source frame that augmentation took away."""
+_CAPTIONS_AT_ONCE = 256
+"""4 MB each while they are encoded, of which 8 kB a word are kept; a round of them loads the text encoder once."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ class _WanTrainee:
         for parameter in self.transformer.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
-        self.conditioner.float().requires_grad_(True)
+        self.conditioner.to(torch.float32).requires_grad_(True)  # type: ignore[call-arg]
         if settings.checkpointing:
             self.transformer.enable_gradient_checkpointing()
         self.module = nn.ModuleDict({"transformer": self.transformer, "conditioner": self.conditioner})
@@ -218,17 +220,33 @@ class _WanTrainee:
         self._kept = self._kept or KeptLatents(self.settings.latents, self.codec)
         return self._kept.encode(pixels)
 
+    def read_captions(self, captions: Iterable[str], report: Report) -> None:
+        """Encode captions ahead, so that the text encoder need not come back in the middle of the training."""
+        new = sorted(set(captions) - self._texts.keys()) if self.settings.prompts else []
+        for start in range(0, len(new), _CAPTIONS_AT_ONCE):
+            some = new[start : start + _CAPTIONS_AT_ONCE]
+            report(Progress("reading captions", start, len(new)))
+            self._read(some)
+
+    def _read(self, captions: Sequence[str]) -> None:
+        device = self.transformer.device
+        with torch.autocast(device.type, enabled=False):
+            encoded = encode_prompts(self.place, captions, _profile(device), lambda progress: None)
+        for caption in captions:
+            tokens = encoded.of(caption)[0]
+            last = int(tokens.any(1).nonzero().max())  # what fills it up is zero
+            self._texts[caption] = tokens[: last + 1].clone()
+
     def _text(self, captions: Sequence[str]) -> Tensor:
         """(B, 512, text_dim) in the base's precision. A caption that is new is encoded once and then remembered."""
         wanted = [caption if self.settings.prompts else "" for caption in captions]
-        new = sorted({caption for caption in wanted if caption not in self._texts})
-        if new:
-            with torch.autocast(self.transformer.device.type, enabled=False):
-                encoded = encode_prompts(self.place, new, _profile(self.transformer.device), _silent)
-            for caption in new:
-                self._texts[caption] = encoded.of(caption)[0].clone()
-        dtype = self.transformer.patch_embedding.weight.dtype
-        return torch.stack([self._texts[caption] for caption in wanted]).to(self.transformer.device, dtype)
+        if new := sorted(set(wanted) - self._texts.keys()):
+            self._read(new)
+        weight = self.transformer.patch_embedding.weight
+        text = weight.new_zeros(len(wanted), TEXT_TOKENS, next(iter(self._texts.values())).shape[1])
+        for row, caption in zip(text, wanted, strict=True):
+            row[: len(self._texts[caption])] = self._texts[caption].to(row)
+        return text
 
 
 class _TrackTrainee(_WanTrainee):
@@ -245,7 +263,7 @@ class _TrackTrainee(_WanTrainee):
                 for name, parameter in self.transformer.named_parameters():
                     parameter.requires_grad_("lora_" in name)
                 return
-        width = self.transformer.config.num_attention_heads * self.transformer.config.attention_head_dim
+        width = self.transformer.patch_embedding.out_channels
         self.conditioner = self.kind(token_dim=width, **asdict(self.settings.conditioner))  # type: ignore[call-arg]
         add_lora(self.transformer, self.settings.lora)
         self.lora = "retake"
@@ -314,7 +332,3 @@ def _place(base: str) -> tuple[Path, str]:
 def _profile(device: torch.device) -> memory.Profile:
     """VAE and text encoder beside a transformer in training: they come and go, but the VAE is wanted in every step."""
     return memory.choose("cpu" if device.type == "cpu" else "24")
-
-
-def _silent(progress: Progress) -> None:
-    pass

@@ -10,7 +10,7 @@ import pytest
 import torch
 from retake_backend import cli
 from retake_backend.training.config import Config, Data, Look, Picture, Stage
-from retake_backend.training.examples import PairsSettings, PairsSource, open_held_out, open_stages
+from retake_backend.training.examples import PairsSettings, PairsSource, captions_of, open_held_out, open_stages
 from retake_backend.training.framed import framed
 from retake_backend.training.pairs import Moved
 from retake_backend.training.shards_writer import PairWriter
@@ -60,6 +60,14 @@ def test_a_damaged_example_is_left_out_and_counted(data, tmp_path):
         for number in range(6):
             source.piece(number, 1)
     assert source.skipped >= 1
+
+
+def test_all_captions_are_known_before_the_training_begins(data, tmp_path):
+    with PairWriter(tmp_path / "more") as writer:
+        writer.add(replace(ball_pair(), caption="a moon"), "moon")
+    stage = Stage("a", 5, (Data(pairs=data), Data(generator="scenes")))
+    look = Look(every=5, data=(Data(pairs=tmp_path / "more"),))
+    assert captions_of(Config("paper", (stage,), tmp_path, look=look)) == {"", "a ball", "a moon"}
 
 
 def test_a_reprojection_is_made_where_it_is_asked_for(data):

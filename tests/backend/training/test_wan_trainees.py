@@ -9,7 +9,8 @@ from retake_backend.engines.base import RenderRequest
 from retake_backend.engines.edit_by_track import EditByTrackEngine
 from retake_backend.engines.track2view import Track2ViewEngine
 from retake_backend.engines.trajectory_attention import TrajectoryAttentionEngine
-from retake_backend.models import resident
+from retake_backend.models import memory, resident
+from retake_backend.models.text import encode_prompts
 from retake_backend.training.registry import make_trainee
 from retake_backend.weights.importing import import_folder
 from retake_backend.weights.store import WeightStore
@@ -199,6 +200,19 @@ def test_kept_latents_are_used_and_lost_frames_are_not_kept(trainee, pairs_of_a_
         monkeypatch.setattr(type(model.codec), "encode", lambda *given: pytest.fail("the VAE was asked again"))
         again, _ = model.loss(pairs_of_a_ball, torch.Generator().manual_seed(0))
     assert float(again) == float(first)
+
+
+def test_captions_are_read_ahead_and_come_as_the_engine_reads_prompts(trainee, pairs_of_a_ball, monkeypatch):
+    model = trainee("edit-by-track")
+    stages = []
+    model.read_captions(["a ball", "a ball", "a cat on a mat", ""], lambda progress: stages.append(progress.stage))
+    assert stages == ["reading captions"]
+    expected = encode_prompts(model.place, ["a ball", ""], memory.choose("cpu"), lambda progress: None)
+    monkeypatch.setattr(type(model), "_read", lambda *given: pytest.fail("the text encoder was loaded again"))
+    text = model._text(["a ball", ""])
+    assert text.shape == (2, 512, 32)
+    assert torch.equal(text, torch.cat([expected.of("a ball"), expected.of("")]).float())
+    model.loss(pairs_of_a_ball, torch.Generator().manual_seed(0))
 
 
 def test_samples_are_videos_of_the_batch(trainee, pairs_of_a_ball):
