@@ -1,6 +1,6 @@
 """COLMAP's mappers in a process of their own: a crash, an endless solve or a cancel there costs nothing here.
 
-    python -m retake_backend.solve.colmap_process FOLDER incremental|global
+    python -m retake_backend.solve.colmap_process FOLDER incremental|global SECONDS
 
 FOLDER holds `tracks.npz` (uv (K, N, 2) float32 px nan where unseen, size (2,), focal, focal_known, zoom) and gets
 `incremental.npz` or `global.npz` (frames (k,) int64 rows of uv, c2w (k, 4, 4), focal (k,) px, error px, points count).
@@ -25,6 +25,7 @@ from retake_shared.errors import RetakeError
 
 MAPPERS = ("incremental", "global")
 _POLL = 0.05  # s
+_STUCK = 5  # times its patience, on the clock on the wall, after which a mapper is taken to hang
 _SEED = 1
 _REACH = 9  # keyframes that are matched with each other
 _LEAST = 24  # common points of two keyframes
@@ -55,15 +56,16 @@ def solve_keyframes(
     """Solve keyframes uv (K, N, 2) with each of the mappers, at the same time; and what they printed.
 
     focal: px, exact when focal_known, else where to begin. zoom: a focal length of its own for every keyframe. A
-    mapper that fails, or takes longer than `patience` seconds, gives nothing. Raises what `check` raises (the
+    mapper that fails, or works for more than `patience` seconds, gives nothing: seconds of its own, so that a busy
+    machine finds what an idle one does. Raises what `check` raises (the
     processes are then ended), and RetakeError where pycolmap is not installed.
     """
     with tempfile.TemporaryDirectory(prefix="retake-colmap-") as place:
         folder = Path(place)
         np.savez(folder / "tracks.npz", uv=uv, size=np.array(size), focal=focal, focal_known=focal_known, zoom=zoom)
-        running = {mapper: _start(folder, mapper) for mapper in mappers}
+        running = {mapper: _start(folder, mapper, patience) for mapper in mappers}
         try:
-            end = time.monotonic() + patience
+            end = time.monotonic() + _STUCK * patience
             while any(process.poll() is None for process in running.values()) and time.monotonic() < end:
                 check()
                 time.sleep(_POLL)
@@ -79,12 +81,12 @@ def solve_keyframes(
         return mapped, "\n".join(f"== {mapper}\n{log}" for mapper, log in logs.items())
 
 
-def _start(folder: Path, mapper: str) -> subprocess.Popen[bytes]:
+def _start(folder: Path, mapper: str, patience: float) -> subprocess.Popen[bytes]:
     roots = [str(Path(__file__).parents[2]), *(p for p in sys.path if p)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(roots), "OMP_NUM_THREADS": "1"}
     with open(folder / f"{mapper}.log", "wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "retake_backend.solve.colmap_process", str(folder), mapper],
+            [sys.executable, "-m", "retake_backend.solve.colmap_process", str(folder), mapper, str(patience)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -100,8 +102,9 @@ def _read(folder: Path, mapper: str) -> Mapped | None:
         return None
 
 
-def main(folder: Path, mapper: str) -> int:
+def main(folder: Path, mapper: str, patience: float) -> int:
     """Run one mapper; 0 when it solved something."""
+    _work_at_most(patience)
     import pycolmap
 
     with np.load(folder / "tracks.npz", allow_pickle=False) as data:
@@ -141,6 +144,16 @@ def main(folder: Path, mapper: str) -> int:
         points=model.num_points3D(),
     )
     return 0
+
+
+def _work_at_most(seconds: float) -> None:
+    """End this process when it has worked so long; where the system cannot, whoever started it has a clock."""
+    if sys.platform != "win32":
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_CPU)
+        wanted = int(np.ceil(seconds))
+        resource.setrlimit(resource.RLIMIT_CPU, (wanted if most < 0 else min(wanted, most), most))
 
 
 def _write_database(
@@ -238,4 +251,4 @@ def _global(pycolmap: Any, database: Path, output: Path, known: bool) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])))
