@@ -68,8 +68,7 @@ class I3d(nn.Module):
         self.Conv3d_2c_3x3 = _Unit(64, 192, (3, 3, 3))
         for name, (width, widths) in _MIXED.items():
             self.add_module(name, _Mixed(width, widths))
-        self.logits = nn.Module()
-        self.logits.conv3d = nn.Conv3d(1024, classes, 1)
+        self.logits = _Logits(classes)
 
     @classmethod
     def load(cls, path: Path) -> I3d:
@@ -97,6 +96,12 @@ class I3d(nn.Module):
         device = self.logits.conv3d.weight.device
         clip = torch.from_numpy(np.stack(small).astype(np.float32)).to(device).permute(3, 0, 1, 2)[None] / 127.5 - 1
         return np.asarray(self(clip)[0].double().cpu().numpy())
+
+
+class _Logits(nn.Module):
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.conv3d = nn.Conv3d(1024, classes, 1)
 
 
 class _Unit(nn.Module):

@@ -78,7 +78,7 @@ def covisible_ssim(picture: NDArray[np.uint8], truth: NDArray[np.uint8], mask: N
 def _partial(values: NDArray[np.float64], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Gaussian window means of values (H, W[, C]) over the mask: along rows, then along columns (right inside only)."""
     size = 2 * SSIM_RADIUS + 1
-    line = cv2.getGaussianKernel(size, SSIM_SIGMA)
+    line = np.asarray(cv2.getGaussianKernel(size, SSIM_SIGMA), np.float64)
     known = mask.astype(np.float64)
     for kernel in (line.T, line):
         weight = known[..., None] if values.ndim == 3 else known

@@ -105,8 +105,9 @@ class _Sequence:
 
     def _cameras(self, names: list[str], size: tuple[int, int]) -> Cameras:
         read = [_camera(self.folder / "camera" / f"{name}.json") for name in names]
-        c2w, K, whole = (np.stack([camera[part] for camera in read]) for part in range(3))
-        return Cameras(c2w, K, int(whole[0, 0]), int(whole[0, 1])).resized(*size)
+        c2w, K = np.stack([camera[0] for camera in read]), np.stack([camera[1] for camera in read])
+        whole = read[0][2]
+        return Cameras(c2w, K, int(whole[0]), int(whole[1])).resized(*size)
 
 
 def _camera(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:

@@ -48,9 +48,13 @@ class Item:
                 f"Use for example {width}x{round(width * pair.size[1] / pair.size[0])}.",
             )  # fmt: skip
         moved = pair.moved and Moved(_scaled(pair.moved.rgb, size), _scaled_mask(pair.moved.holes, size))
-        videos = {name: _scaled(getattr(pair, name), size) for name in ("source", "target")}
+        source, target = _scaled(pair.source, size), _scaled(pair.target, size)
         covisible = None if self.covisible is None else _scaled_mask(self.covisible, size)
-        return replace(self, pair=replace(pair, **videos, solve=solve, edit=edit, moved=moved), covisible=covisible)
+        return replace(
+            self,
+            pair=replace(pair, source=source, target=target, solve=solve, edit=edit, moved=moved),
+            covisible=covisible,
+        )
 
 
 @dataclass(frozen=True)

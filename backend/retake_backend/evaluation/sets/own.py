@@ -26,8 +26,9 @@ def sample() -> ItemSet:
     """The sample shot of the repository: footage, its exact solve, an edit, and the edited scene rendered."""
 
     def load(number: int) -> Item:
-        names = ("walk.mp4", "edited.mp4", "walk.solve.npz", "edited.edit.npz")
-        return Item(_pair(*(SAMPLE / name for name in names), {"kind": "synthetic", "name": "sample"}))
+        videos = SAMPLE / "walk.mp4", SAMPLE / "edited.mp4"
+        archives = SAMPLE / "walk.solve.npz", SAMPLE / "edited.edit.npz"
+        return Item(_pair(*videos, *archives, {"kind": "synthetic", "name": "sample"}))
 
     return ItemSet("sample", ("sample",), load)
 
