@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from retake_shared import geometry
 from retake_shared.errors import BadShot, RetakeError
 
+from . import motion
 from .stages import CameraSolve, DepthMaps, Kind, ObjectGroups, PointTracks
 
 Light = Literal["green", "yellow", "red"]
@@ -19,6 +20,10 @@ _BENT = 4.0
 
 _BESIDE = 1.0
 """px of the working picture by which tracks may lie beside what the footage shows before that is told."""
+
+_INEXACT = 2.5
+"""Times the exactness of the points by which true cameras never miss them: a distance of two directions for one of one
+makes 1.8 of it, tracks that slide a little the rest."""
 
 _CELLS = (8, 6)
 _AGREES = 2.0
@@ -164,8 +169,19 @@ def judge(
     doubt = solve.distortion and groups.names.keys() - {0} and _bend(solve) > _BENT
     bend = _bend(solve) if doubt else 0.0
     beside = _beside(points, solve)
+    exact = motion.exactness(points, lambda: None) if solve.kind == "moving" else np.inf
     light, reasons = _light(
-        measured, float(typical), float(tail), view, behind, solve.focal_source, len(solve.cameras), bend, beside, scale
+        measured,
+        float(typical),
+        float(tail),
+        view,
+        behind,
+        solve.focal_source,
+        len(solve.cameras),
+        bend,
+        beside,
+        exact,
+        scale,
     )
     fallbacks = [f"The focal length is not known: {solve.focal_source}."] if "assumed" in solve.focal_source else []
     if depth is not None and depth.fallback:
@@ -214,11 +230,12 @@ def _light(
     frames: int,
     bend: float,
     beside: float,
+    exact: float,
     scale: float,
 ) -> tuple[Light, tuple[str, ...]]:
     """The light, and every reason against green, the gravest first. px are the working picture's. bend: px by which the
     lens seems to bend lines, where that is to be doubted, else 0. beside: px by which tracks lie beside what they
-    follow. scale: px of the footage to one of them."""
+    follow. exact: px, see `motion.exactness`. scale: px of the footage to one of them."""
     mask = "Mask what moves, or choose a range in which more stands still."
     red: list[str] = []
     yellow: list[str] = []
@@ -237,6 +254,9 @@ def _light(
         f"the points at rest miss their places by {typical:.2f} px, 5 % of them by more than {tail:.1f} px.",
         "Give the focal length if you know it, and mask what moves.",
     )
+    words = f"points were followed to {exact:.2f} px, but the cameras miss those at rest by {typical:.2f} px; "
+    words += "something that moves along with the camera can bend them so."
+    weigh(False, typical > _INEXACT * exact, words, mask)
     share = m["agreement"]
     words = f"the cameras agree with only {share:.0%} of the background's points."
     weigh(share < 0.6, share < 0.85, words, mask)

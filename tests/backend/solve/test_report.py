@@ -83,6 +83,17 @@ def test_a_true_solve_is_green_and_measured() -> None:
     assert report.field_of_view == pytest.approx(58.5, abs=0.1)
 
 
+def test_cameras_that_miss_exactly_followed_points_are_doubted() -> None:
+    """Bent to explain what moves along with them, they explain all of it, within half a px or so."""
+    points, solve, groups = _shot()
+    sway = 0.005 * np.sin(2 * np.pi * solve.world[:, 0] / 3)  # of the scene, as bent cameras see it
+    bent = replace(solve, world=solve.world * (1 + sway[:, None] * (-1, 1, 0)))
+    report = _judged(points, bent, groups)
+    assert 0.5 < report.reprojection / 2 < 0.8
+    assert report.light == "yellow"
+    assert any("were followed to" in reason for reason in report.reasons), report.reasons
+
+
 def _other_cameras(solve: CameraSolve, c2w: NDArray | None = None, K: NDArray | None = None) -> CameraSolve:
     old = solve.cameras
     cameras = Cameras(old.c2w if c2w is None else c2w, old.K if K is None else K, old.width, old.height)
