@@ -49,7 +49,8 @@ def write(out: Path, checkpoint: Checkpoint, last: int) -> Path:
     folder = out / FOLDER / f"step-{checkpoint.step:08d}"
     beside = folder.with_name(folder.name + ".part")
     try:
-        shutil.rmtree(beside, ignore_errors=True)
+        for leftover in folder.parent.glob("step-*.part"):  # of a run that was killed while it wrote
+            shutil.rmtree(leftover, ignore_errors=True)
         beside.mkdir(parents=True)
         for name in _TENSORS:
             tensors = getattr(checkpoint, name)
