@@ -91,6 +91,8 @@ def fit(arguments: argparse.Namespace) -> int:
 
 def _run(config: Config, check: Callable[[], None], shot: Source | None = None) -> None:
     """The training itself; says where it goes and what comes of it."""
+    import torch
+
     from ..models import memory
     from . import loop, registry
     from .examples import captions_of, open_held_out, open_stages
@@ -100,6 +102,7 @@ def _run(config: Config, check: Callable[[], None], shot: Source | None = None) 
     with _Line(check, told=processes.first) as line, memory.gpu_errors_in_words():
         stages = open_stages(config, processes.device, shot)
         held_out = open_held_out(config, processes.device)
+        torch.manual_seed(config.seed)  # of what begins from nothing
         trainee = registry.make_trainee(config.trainee, config.model)
         if isinstance(trainee, registry.ReadsCaptions):
             trainee.module.to(processes.device)

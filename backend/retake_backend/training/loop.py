@@ -114,6 +114,7 @@ class _Run:
         """At step 0, or as the last checkpoint says."""
         trainee.module.to(processes.device)
         check_shares(config, processes.count)
+        processes.share(p for p in trainee.module.parameters() if p.requires_grad)
         if config.sharding == "full":
             processes.shard(trainee.module)
         weights: dict[str, Tensor] = {n: p for n, p in trainee.module.named_parameters() if p.requires_grad}

@@ -53,6 +53,12 @@ class Processes:
         """For all processes to come here."""
         self._state.wait_for_everyone()
 
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Give every process the first one's values."""
+        if self.count > 1:
+            for tensor in tensors:
+                torch.distributed.broadcast(tensor.detach(), 0)
+
     def shard(self, module: nn.Module) -> None:
         """Split the layers of every stack (nn.ModuleList) over the processes. Raises RetakeError when there is one only."""
         if self.count == 1:

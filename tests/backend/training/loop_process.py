@@ -45,6 +45,8 @@ def main(kind, out, step=0):
             processes = Processes("cpu", "fp32")
             config = config_of(out / sharding, sharding=sharding)
             model = Colours()
+            if processes.index == 1:  # what begins from nothing begins elsewhere in each process
+                torch.nn.init.normal_(model.module["layers"][0].weight)
             train(config, model, [Numbered()], lambda progress: None, processes=processes)
             split = any(isinstance(weight, DTensor) for weight in model.module["layers"].parameters())
             assert split == (sharding == "full")
