@@ -31,6 +31,12 @@ ROWS = 128
 _STEPS = (5, 11)
 """Frames before and after at which a frame is compared with the still scene."""
 
+_UNSURE = 0.3
+"""Change from which on it speaks for an object rather than against."""
+
+_ONE_SIDE = 0.45
+"""Change at most where only the frames before, or only those after, are there to tell."""
+
 _CALM = 1.5
 """Cells by which a point may move in that time for its object to be taken to stand still there."""
 
@@ -293,7 +299,8 @@ def _changed(
     if not sides:
         return np.zeros(here.shape[:2], np.float32), calm
     changed: NDArray[np.float32] = 1 - np.exp(-((np.minimum.reduce(sides) / 8) ** 2))
-    return changed, calm
+    # At the clip's ends what differs may as well have been uncovered.
+    return changed if len(sides) == 2 else np.minimum(changed, _ONE_SIDE), calm
 
 
 def _in_window(
@@ -348,7 +355,9 @@ def _label(
         allowed = reach[window]
         own = near == label
         still_parts = (calm[nearest] * own).sum(1) / np.maximum(own.sum(1), 1)
-        vote = (2 * share - 1) + 3.0 * (changed - 0.3) * np.where(changed > 0.3, allowed, 1 - still_parts.reshape(part))
+        vote = (2 * share - 1) + 3.0 * (changed - _UNSURE) * np.where(
+            changed > _UNSURE, allowed, 1 - still_parts.reshape(part)
+        )
         score = np.full(shape, -1.0, np.float32)
         score[window] = interpolation.guided(np.where(allowed > 0, vote, -1).astype(np.float32), guide, radius, 1e-3)
         inside = (score > best) & _reached(score > 0, uv[labels == label], size)
