@@ -11,10 +11,14 @@ from retake_backend.engines.track2view import Track2ViewEngine
 from retake_backend.engines.trajectory_attention import TrajectoryAttentionEngine
 from retake_backend.models import memory, resident
 from retake_backend.models.text import encode_prompts
+from retake_backend.training import checkpoints
+from retake_backend.training.config import BatchSettings, Config, Data, Optimiser, Picture, Stage
+from retake_backend.training.examples import HeldPairs
+from retake_backend.training.loop import train
 from retake_backend.training.registry import make_trainee
 from retake_backend.weights.importing import import_folder
 from retake_backend.weights.store import WeightStore
-from retake_shared.errors import BadFile, RetakeError
+from retake_shared.errors import BadFile, Cancelled, RetakeError
 from retake_shared.shot import Footage, RenderSettings
 
 
@@ -235,3 +239,29 @@ def test_a_base_that_is_not_here_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("RETAKE_MODELS", str(tmp_path))
     with pytest.raises(RetakeError, match="retake models pull"):
         make_trainee("edit-by-track", {"licence": "CC0-1.0"})
+
+
+@pytest.mark.parametrize("name", ["edit-by-track", "trajectory-attention"])
+def test_stopped_and_resumed_in_a_new_trainee_equals_uninterrupted_bit_for_bit(trainee, ball, tmp_path, name):
+    pairs = HeldPairs([ball(seed=seed) for seed in range(3)], Picture(64, 48, 5, 30), 0)
+
+    def stop_at_two(progress):
+        if progress.done == 2:
+            raise Cancelled
+
+    def config(out):
+        return Config(
+            name, (Stage("a", 3, (Data(shot=True),)),), tmp_path / out, device="cpu", precision="fp32",
+            batch=BatchSettings(1, 1), optimiser=Optimiser(1e-3, warm_up=0),
+        )  # fmt: skip
+
+    train(config("whole"), trainee(name), [pairs], lambda progress: None)
+    with pytest.raises(Cancelled):
+        train(config("stopped"), trainee(name), [pairs], stop_at_two)
+    train(config("stopped"), trainee(name), [pairs], lambda progress: None)
+    whole, stopped = (checkpoints.read(checkpoints.found(tmp_path / out)[-1]) for out in ("whole", "stopped"))
+    assert whole.step == stopped.step == 3
+    for part in ("weights", "average", "moments"):
+        first, second = getattr(whole, part), getattr(stopped, part)
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first)
