@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"retake {__version__}")
     commands = parser.add_subparsers(
         required=True,
-        metavar="serve | solve | render | train | fit | curate | synthesize | evaluate | convert | export | compare | frame | models | doctor",
+        metavar="serve | solve | render | train | fit | curate | generate | synthesize | evaluate | convert | export | compare | frame | models | doctor",
     )
 
     serve = commands.add_parser("serve", help="wait for jobs from Blender", description="Wait for jobs from Blender.")
@@ -118,6 +118,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_curate(commands.add_parser("curate", help="training examples from videos", description=_curate.__doc__))
 
     _add_evaluate(commands.add_parser("evaluate", help="engines against the truth", description=_evaluate.__doc__))
+
+    _add_generate(commands.add_parser("generate", help="training examples from nothing", description=_generate.__doc__))
 
     _add_synthesize(
         commands.add_parser("synthesize", help="training examples from Blender", description=_synthesize.__doc__)
@@ -222,6 +224,18 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         help="for the engines that have it; may be repeated",
     )
     parser.set_defaults(command=_evaluate)
+
+
+def _add_generate(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `retake generate`."""
+    parser.add_argument("--out", required=True, type=Path, metavar="DATASET", help="its folder; what is there stays")
+    parser.add_argument("--clips", required=True, type=int, metavar="N", help="how many pairs of videos in all")
+    parser.add_argument("--seed", type=int, default=1, metavar="S", help="of what is drawn (%(default)s)")
+    parser.add_argument("--size", type=size, default=(224, 128), metavar="WxH", help="of the pictures, px (224x128)")
+    parser.add_argument("--frames", type=int, default=9, metavar="F", help="of each video (%(default)s)")
+    parser.add_argument("--tracks", type=int, default=700, metavar="N", help="of each pair (%(default)s)")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="images to paint half of the surfaces with (none)")
+    parser.set_defaults(command=_generate)
 
 
 def _add_synthesize(parser: argparse.ArgumentParser) -> None:
@@ -418,6 +432,17 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from .evaluation import commands
 
     return commands.evaluate(arguments, Stop().check)
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    """Make pairs of videos of rooms with boxes, balls and cut-out figures, cast ray by ray, thousands an hour, each with
+    the reprojection that the preview makes of it. What was made before stays, and a run that is stopped goes on."""
+    from . import environment
+
+    os.environ.update(environment.RENDERING)
+    from .training.generator import commands
+
+    return commands.generate(arguments, Stop().check)
 
 
 def _synthesize(arguments: argparse.Namespace) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import signal
 import sys
 import time
@@ -17,7 +16,7 @@ from retake_shared import fitting, formats
 from retake_shared.arguments import hints
 from retake_shared.errors import Cancelled, RetakeError
 
-from ..engines.base import Progress
+from ..progress_line import ProgressLine
 from .config import Config, read_config, ready_configs
 from .sources import Source
 
@@ -79,7 +78,7 @@ def fit(arguments: argparse.Namespace) -> int:
     if not shots:
         raise RetakeError("trains on no shot.", str(arguments.config), "Add {shot = true} to the data of a stage.")
     settings = from_table(FitSettings, shots[0].settings, "the shot's settings")
-    with FootageReader(arguments.footage) as reader, _Line(stop.check) as line:
+    with FootageReader(arguments.footage) as reader, ProgressLine(stop.check) as line:
         found, read_notes = formats.read(arguments.solve, reader.footage, hints(arguments))
         solve, fit_notes = fitting.bind(reader.footage, found, arguments.step)
         for note in (*reader.notes, *read_notes, *fit_notes):
@@ -99,7 +98,7 @@ def _run(config: Config, check: Callable[[], None], shot: Source | None = None) 
     from .processes import Processes
 
     processes = Processes(config.device, config.precision)
-    with _Line(check, told=processes.first) as line, memory.gpu_errors_in_words():
+    with ProgressLine(check, told=processes.first) as line, memory.gpu_errors_in_words():
         stages = open_stages(config, processes.device, shot)
         held_out = open_held_out(config, processes.device)
         torch.manual_seed(config.seed)  # of what begins from nothing
@@ -153,49 +152,3 @@ def _going_on(config: Config, start: Path | None) -> Config:
 def _text(config: str) -> str:
     read_config(config)
     return (ready_configs().get(config) or Path(config)).read_text("utf-8")
-
-
-class _Line:
-    """Progress on stderr: a line that changes in a terminal; elsewhere one for each stage and every tenth of it."""
-
-    def __init__(self, check: Callable[[], None], told: bool = True) -> None:
-        self._check, self._told, self._terminal = check, told, sys.stderr.isatty()
-        self._stage, self._tenth, self._shown = "", -1, 0.0
-        self._began, self._first = 0.0, 0
-
-    def __enter__(self) -> _Line:
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        self._clear()
-
-    def __call__(self, progress: Progress) -> None:
-        self._check()
-        if not self._told:
-            return
-        now = time.monotonic()
-        if progress.stage != self._stage:
-            self._stage, self._tenth, self._began, self._first = progress.stage, -1, now, progress.done
-        share = f"{progress.stage}: {progress.done} of {progress.total}"
-        done = progress.done - self._first
-        if done and now - self._began > 3:  # before, it would be a guess
-            left = (now - self._began) / done * (progress.total - progress.done)
-            share += f", {left / 60:.0f} min left" if left > 90 else f", {left:.0f} s left"
-        if self._terminal:
-            if now - self._shown > 0.1 or progress.done == progress.total:
-                self._shown = now
-                width = shutil.get_terminal_size().columns - 1
-                print(f"\r\x1b[K{share[:width]}", end="", file=sys.stderr, flush=True)
-        elif 10 * progress.done // max(progress.total, 1) != self._tenth and (self._tenth < 0 or now - self._shown > 2):
-            self._tenth, self._shown = 10 * progress.done // max(progress.total, 1), now
-            print(share, file=sys.stderr, flush=True)
-
-    def note(self, text: str) -> None:
-        """A sentence that stays."""
-        if self._told:
-            self._clear()
-            print(f"retake: {text}", file=sys.stderr, flush=True)
-
-    def _clear(self) -> None:
-        if self._terminal and self._shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -65,7 +65,7 @@ def photograph(scenes: Scenes, view: int, size: tuple[int, int], samples: int = 
         frame = _Frame.of(scenes, view, t)
         directions = _directions(scenes, frame, size, samples)
         rays = max(1, _AT_ONCE.get(directions.device.type, _AT_ONCE["cuda"]) // len(directions))
-        colour = torch.cat([_shade(frame, some, shadows) for some in directions.split(rays, 1)], 1)
+        colour = torch.cat([_shade(frame, some, shadows) for some in torch.split(directions, rays, 1)], 1)
         colour = colour.clamp(0, 1).view(len(colour), size[1], samples, size[0], samples, 3).mean((2, 4))
         pictures.append(colour.permute(0, 3, 1, 2))
     return torch.stack(pictures, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from retake_shared.errors import BadFile
 
-from ...engines.base import Progress, Report
+from ...engines.base import Progress
+from ...progress_line import ProgressLine
 from ..dataset import PairWriter
 from ..moved import with_moved
 from ..pairs import Pair
@@ -23,19 +24,19 @@ _AT_ONCE = 4
 """Scenes cast together; more gain nothing on a CPU."""
 
 
-def generate(arguments: argparse.Namespace, report: Report) -> int:
+def generate(arguments: argparse.Namespace, check: Callable[[], None]) -> int:
     """Add examples to a data set until it has as many as asked; those that are there stay as they are."""
     width, height = arguments.size
     scenes = SceneSettings(frames=arguments.frames, width=width, height=height)
     settings = GeneratorSettings(scenes, tracks=arguments.tracks)
     pictures = read_pictures(arguments.pictures) if arguments.pictures else []
     began, made = time.monotonic(), 0
-    with PairWriter(arguments.out, depth=False) as writer:
+    with PairWriter(arguments.out, depth=False) as writer, ProgressLine(check) as line:
         for number, pair in _pairs(settings, arguments.clips, arguments.seed, pictures, writer):
-            report(Progress("generating", number, arguments.clips))
+            line(Progress("generating", number, arguments.clips))
             writer.add(with_moved(pair), _name(arguments.seed, number))
             made += 1
-        report(Progress("generating", arguments.clips, arguments.clips))
+        line(Progress("generating", arguments.clips, arguments.clips))
     rate = 3600 * made / max(time.monotonic() - began, 1e-6)
     print(f"{arguments.out}: {arguments.clips} examples, {made} of them new, {rate:.0f} an hour")
     return 0
