@@ -93,7 +93,7 @@ def _motion(action: str, seed: int) -> plan.Motion:
 
 
 @given(st.sampled_from(plan.LEGS), seeds)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_people_keep_together_above_the_ground_and_never_leap(action: str, seed: int) -> None:
     body = gaits.Body.draw(np.random.default_rng(seed))
     walk = gaits.Walk(body, _motion(action, seed), 0.5)
@@ -119,7 +119,7 @@ def test_people_keep_together_above_the_ground_and_never_leap(action: str, seed:
 
 
 @given(seeds)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_feet_that_are_down_stay_where_they_are(seed: int) -> None:
     """The heel of a walker's foot that is flat on the ground does not slide."""
     body = gaits.Body.draw(np.random.default_rng(seed))

@@ -30,7 +30,7 @@ class Quality:
     bounces: int
 
 
-QUALITIES = {"draft": Quality(8, 2), "full": Quality(64, 4)}
+QUALITIES = {"draft": Quality(8, 2), "full": Quality(24, 4)}
 
 
 @dataclass(frozen=True)
