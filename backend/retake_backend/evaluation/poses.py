@@ -18,6 +18,8 @@ from ..solve import points
 from ..solve.colmap_process import solve_keyframes
 
 MOST_FRAMES, MOST_POINTS = 41, 1500
+_PATIENCE = 1800.0
+"""s. A mapper takes half a minute; a busy machine must not turn that into a clip that cannot be solved."""
 _LEAST_SHARE = 0.5
 """Of the frames that were asked for: a mapper that places fewer has not solved the clip."""
 
@@ -47,7 +49,7 @@ def camera_path(video: NDArray[np.uint8], lens: Cameras, check: Callable[[], Non
     K = lens.resized(width, height).K[frames]
     focal = float(np.sqrt(K[:, 0, 0] * K[:, 1, 1]).mean())
     uv = _through_one_lens(followed.uv[frames], K, focal, (width, height))
-    mapped, _ = solve_keyframes(uv, (width, height), focal, True, False, check, ("global",), patience=120.0)
+    mapped, _ = solve_keyframes(uv, (width, height), focal, True, False, check, ("global",), patience=_PATIENCE)
     if not mapped or len(mapped[0].rows) < max(3, _LEAST_SHARE * len(frames)):
         return None
     return Path(frames[mapped[0].rows], mapped[0].c2w)

@@ -43,10 +43,10 @@ class Table:
     left_out: dict[str, str]
 
     def best(self, measure: Measure) -> set[str]:
-        """The engines with the best value in a column, of two and more that have one."""
+        """The engines with the best value in a column, where they differ."""
         values = {row.engine: row.values.get(measure.key, math.nan) for row in self.rows if row.engine != TRUTH}
         values = {engine: value for engine, value in values.items() if not math.isnan(value)}
-        if measure.better == 0 or len(values) < 2:
+        if measure.better == 0 or len(set(values.values())) < 2:
             return set()
         top = max(values.values(), key=lambda value: measure.better * value)
         return {engine for engine, value in values.items() if value == top}

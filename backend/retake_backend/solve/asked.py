@@ -26,7 +26,7 @@ _NEAR = 3.0
 """px by which the patch may lie away from where the flow leads."""
 _FLAT = 0.6
 """px by which noise may move a point that is still looked for by its patch."""
-_NEIGHBOURS = 12
+_NEIGHBOURS = 4
 
 Places = NDArray[np.float32]
 
@@ -56,6 +56,7 @@ class _Asked:
         self.uv[first, np.arange(count)] = uv
         self.seen = np.zeros((len(frames), count), bool)
         self.seen[first, np.arange(count)] = True
+        self.motion = np.full((count, 2), np.nan, np.float32)  # px a frame, when it was last sure
         self.affine = np.tile(np.eye(2, dtype=np.float32), (count, 1, 1))
         smoothed = [patches.smooth(frame) for frame in frames]
         side = (2 * patches.RADIUS + 1) ** 2
@@ -93,6 +94,8 @@ class _Asked:
             start[lost] = self._carried(known[lost], t, flowed[lost])
         self.uv[t + 1, known] = np.where(found[:, None], place, start)
         self.seen[t + 1, known] = kept
+        certain = known[found | ~kept]  # what only the flow says may be what comes in front
+        self.motion[certain] = self.uv[t + 1, certain] - self.uv[t, certain]
 
     def _carried(self, which: NDArray[np.intp], t: int, otherwise: Places) -> Places:
         """Where hidden points (n,) go from frame t to t + 1: as the near companions that move as they did before."""
@@ -102,8 +105,7 @@ class _Asked:
             return otherwise
         q = companions.uv[t, there]
         theirs, coming = q - companions.uv[ago, there], companions.uv[t + 1, there] - q
-        p = self.uv[t, which]
-        own = p - self.uv[ago, which]
+        p, own = self.uv[t, which], self.motion[which]
         known = np.isfinite(own).all(1, keepdims=True)
         unlike = np.linalg.norm(np.where(known, own, 0)[:, None] - theirs, axis=2)
         unlike /= 0.5 + 0.1 * np.linalg.norm(theirs, axis=1)

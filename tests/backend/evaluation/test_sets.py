@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from retake_backend.evaluation.sets import Item, open_set
+from retake_backend.evaluation.sets import Item, open_set, own
 from retake_backend.evaluation.sets.shifted import shift_camera
 from retake_backend.footage import write_png, write_video
+from retake_backend.training.dataset import DamagedData, PairWriter
 from retake_shared import archive
 from retake_shared.errors import BadFile, BadShot, RetakeError
 from retake_shared.geometry import invert_rigid
@@ -201,6 +202,40 @@ def test_davis_without_a_solve_says_how_to_make_it(tmp_path: Path) -> None:
     (tmp_path / "Solves" / "bear.npz").unlink()
     with pytest.raises(BadFile, match="retake solve"):
         load_only(tmp_path)
+
+
+# --- Retake's own ---
+
+
+def test_the_sample_shot_is_a_set(sample_shot: Path) -> None:
+    item = load_only("sample")
+    assert item.pair.source.shape == (81, 384, 672, 3)
+    edit = archive.load_edit(sample_shot / "edited.edit.npz")
+    np.testing.assert_array_equal(item.pair.edit.cameras.c2w, edit.cameras.c2w)
+
+
+def test_held_out_scenes_are_the_same_every_time_and_different_from_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own, "_FRAMES", 2)
+    monkeypatch.setattr(own, "_SIZE", (48, 32))
+    found = open_set("held-out")
+    assert len(set(found.items)) == len(found.items) == own.HELD_OUT
+    first, again, second = found.load(0), found.load(0), found.load(1)
+    np.testing.assert_array_equal(first.pair.target, again.pair.target)
+    assert (first.pair.target != second.pair.target).any()
+    assert (first.pair.target != first.pair.source).any()
+
+
+def test_a_data_set_on_disk_is_a_set_and_a_damaged_example_costs_itself_only(tmp_path: Path) -> None:
+    with PairWriter(tmp_path / "pairs", per_shard=1) as writer:
+        for name in ("a", "b"):
+            writer.add(tiny_pair(), name)
+    shard = sorted((tmp_path / "pairs").glob("*.tar"))[1]
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    found = open_set(str(tmp_path / "pairs"))
+    assert len(found.items) == 2
+    np.testing.assert_allclose(found.load(0).pair.edit.cameras.c2w, tiny_pair().edit.cameras.c2w)
+    with pytest.warns(DamagedData), pytest.raises(RetakeError):
+        found.load(1)
 
 
 # --- footage that is its own truth ---
