@@ -74,9 +74,10 @@ def _in_front(
     return kept
 
 
-def retrack(
-    video: NDArray[np.uint8], wanted: Targets, check: Callable[[], None]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]] | None:
+Answer = tuple[NDArray[np.float64], NDArray[np.bool_]]
+
+
+def retrack(video: NDArray[np.uint8], wanted: Targets, check: Callable[[], None]) -> Answer | None:
     """Distance (T, N) px of the re-tracked points from the target tracks, and where (T, N) they were seen.
 
     video: (T, H, W, 3) uint8. None where the tracker can follow nothing in it (black, frozen).

@@ -70,12 +70,14 @@ class Known:
     """What is known of an item before an engine is looked at.
 
     holes: (F, H, W), True where the source shows nothing of the place, None when the preview could not tell. wanted:
-    the target tracks. proven: (F, N), where the tracker is right on the true video, None without a truth.
+    the target tracks. of_truth: what re-tracking them in the true video gives, None without a truth. proven: (F, N),
+    where the tracker is right there.
     """
 
     item: Item
     holes: NDArray[np.bool_] | None
     wanted: control.Targets
+    of_truth: control.Answer | None
     proven: NDArray[np.bool_] | None
 
 
@@ -91,11 +93,10 @@ class Measured:
 def look_at(item: Item, holes: NDArray[np.bool_] | None, check: Check) -> Known:
     """What must be known of an item; re-tracks its true video."""
     wanted = control.targets(item.pair.edit, item.pair.size)
-    proven = None
+    of_truth = None
     if item.truth and len(wanted) and len(item.pair) > 2:
-        answer = control.retrack(item.pair.target, wanted, check)
-        proven = None if answer is None else control.proven(answer[0], wanted)
-    return Known(item, holes, wanted, proven)
+        of_truth = control.retrack(item.pair.target, wanted, check)
+    return Known(item, holes, wanted, of_truth, None if of_truth is None else control.proven(of_truth[0], wanted))
 
 
 def measure(video: NDArray[np.uint8], known: Known, networks: Networks, check: Check) -> Measured:
@@ -143,7 +144,8 @@ def _pictures(found: Measured, video: NDArray[np.uint8], known: Known, networks:
 def _control(found: Measured, video: NDArray[np.uint8], known: Known, check: Check) -> None:
     if not len(known.wanted) or len(video) < 3:
         return
-    answer = control.retrack(video, known.wanted, check)
+    true = known.item.truth and video is known.item.pair.target
+    answer = known.of_truth if true else control.retrack(video, known.wanted, check)
     if answer is None:
         return
     distance, seen = answer

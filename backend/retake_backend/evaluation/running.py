@@ -99,6 +99,8 @@ def _prepare(plan: Plan) -> None:
     plugins = os.environ.get("RETAKE_ENGINES", "").split()
     if _COPY not in plugins:
         os.environ["RETAKE_ENGINES"] = " ".join([*plugins, _COPY])
+    if plan.limit is not None and plan.limit < 1:
+        raise RetakeError(f"is {plan.limit}.", "--limit", "Use 1 or more, or leave it out.")
     for name in plan.engines:
         engines.create(name)
         if (described := engine_options.describe(name)) is not None:

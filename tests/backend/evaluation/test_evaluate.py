@@ -181,6 +181,7 @@ def test_a_take_that_was_damaged_later_is_named(tmp_path: Path) -> None:
     [
         (("nobody",), (), 'no engine "nobody"'),
         (("copy", "copy"), (), "twice"),
+        (("copy",), ("--limit", "0"), "--limit"),
         (("copy",), ("--option", "fill=none"), "none of the engines has it"),
         (("preview",), ("--option", "fill=blue"), "fill"),
     ],
