@@ -142,7 +142,7 @@ class _WanTrainee:
         for parameter in self.transformer.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
-        self.conditioner.to(torch.float32).requires_grad_(True)  # type: ignore[call-arg]
+        self.conditioner.to(dtype=torch.float32).requires_grad_(True)  # type: ignore[call-arg]
         if settings.checkpointing:
             self.transformer.enable_gradient_checkpointing()
         self.module = nn.ModuleDict({"transformer": self.transformer, "conditioner": self.conditioner})
