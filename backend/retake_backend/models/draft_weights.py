@@ -11,6 +11,7 @@ import torch
 from retake_shared.errors import BadFile
 from safetensors import SafetensorError
 
+from ..weights.shipped import WEIGHTS
 from .draft import DraftTransformer
 from .parts import replaced
 from .refiner import Refiner
@@ -23,10 +24,11 @@ _AGAIN = "Install the backend again, or train the model again."
 
 def save_draft(folder: Path, model: DraftModel, about: str = "") -> None:
     """Write a model into `folder`, which is replaced whole. about: Markdown for its card: data, hours, metrics."""
-    rounded = copy.deepcopy(model).to(dtype=torch.bfloat16, memory_format=torch.contiguous_format)  # type: ignore[call-arg]
+    rounded = copy.deepcopy(model).bfloat16().to(memory_format=torch.contiguous_format)
     count = sum(parameter.numel() for parameter in model.parameters())
     with replaced(folder) as beside:
         rounded.save_pretrained(beside, safe_serialization=True)
+        (beside / WEIGHTS).chmod(0o644)  # it is written for its owner alone, but may come with the package
         (beside / "README.md").write_text(_card(type(model).__name__, count, about), "utf-8")
 
 

@@ -182,6 +182,7 @@ def test_what_is_saved_comes_back(saved):
     assert all(
         tensor.dtype == torch.bfloat16 for tensor in load_file(folder / "diffusion_pytorch_model.safetensors").values()
     )
+    assert all(file.stat().st_mode & 0o044 for file in folder.iterdir())  # others can use what comes with the package
     card = (folder / "README.md").read_text()
     assert "license: apache-2.0" in card
     assert "Trained on nothing, for 0 h." in card
