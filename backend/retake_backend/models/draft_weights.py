@@ -24,7 +24,7 @@ _AGAIN = "Install the backend again, or train the model again."
 
 def save_draft(folder: Path, model: DraftModel, about: str = "") -> None:
     """Write a model into `folder`, which is replaced whole. about: Markdown for its card: data, hours, metrics."""
-    rounded = copy.deepcopy(model).bfloat16().to(memory_format=torch.contiguous_format)
+    rounded = copy.deepcopy(model).bfloat16().to(memory_format=torch.contiguous_format)  # type: ignore[call-arg]
     count = sum(parameter.numel() for parameter in model.parameters())
     with replaced(folder) as beside:
         rounded.save_pretrained(beside, safe_serialization=True)
