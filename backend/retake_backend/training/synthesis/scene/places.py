@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import bpy
 import materials
 import numpy as np
@@ -9,6 +11,7 @@ from mathutils import Vector
 from shapes import Part, body, box, build, placement
 
 from . import looks, things
+from .gaits import Vec
 
 CLEAR = 2.7
 """Metres around the origin that are kept free for those who act."""
@@ -102,20 +105,17 @@ def _meadow(rng: np.random.Generator) -> None:
     """Rolling ground, hills around, trees, rocks, fences and bushes under a sky."""
     greens = bool(rng.random() < 0.7)
     tones = [looks.natural(rng, (0.2, 0.36) if greens else (0.05, 0.13)) for _ in range(4)]
-    _land(
-        rng,
-        looks.surface(
-            rng,
-            "land",
-            float(rng.uniform(0.1, 0.5)),
-            patterns=["mottled", "cells", "dots", "marble"],
-            colours=tones,
-            smooth=False,
-        ),
-    )
+    patterns = ["mottled", "cells", "dots", "marble"]
+    size = float(rng.uniform(0.1, 0.5))
+    land = _land(rng, looks.surface(rng, "land", size, patterns=patterns, colours=tones, smooth=False))
     makers = (things.tree, things.tree, things.rock, things.bush, things.fence, things.pile, things.sculpture)
     for i, place in enumerate(_ring(rng, int(rng.integers(9, 16)), CLEAR, 13.0)):
+        known = set(bpy.context.scene.objects)
         makers[int(rng.integers(len(makers)))](rng, f"Thing {i}", place)
+        # A little into the ground, which is not level under all of it.
+        rise = land(np.array(place[0]), np.array(place[1])) - 0.02 * np.hypot(place[0], place[1])
+        for thing in set(bpy.context.scene.objects) - known:
+            thing.location.z += float(rise)
     looks.sky(rng, outdoors=True)
     _sun(rng, float(rng.uniform(1.5, 5)))
 
@@ -144,21 +144,23 @@ def _street(rng: np.random.Generator) -> None:
     _sun(rng, float(rng.uniform(1.5, 5)))
 
 
-def _land(rng: np.random.Generator, stuff: bpy.types.Material) -> None:
-    """Ground that is flat where they act and rises to hills."""
+def _land(rng: np.random.Generator, stuff: bpy.types.Material) -> Callable[[Vec, Vec], Vec]:
+    """Ground that is flat where they act and rises to hills. Returns its height at x, y."""
+    ways = rng.normal(0, 1, (7, 2)) * rng.choice([0.12, 0.35], (7, 1))
+    phases, steep = rng.uniform(0, 6.28, 7), rng.uniform(1.5, 5)
+
+    def height(x: Vec, y: Vec) -> Vec:
+        far = np.clip((np.hypot(x, y) - 4.5) / 16, 0, 1)
+        waves = [np.sin(x * w[0] + y * w[1] + p) / (1 + 6 * np.hypot(*w)) for w, p in zip(ways, phases, strict=True)]
+        return np.asarray(far * (far * steep + 0.6 * np.sum(waves, 0) + 0.3))
+
     count = 90
-    axis = np.sign(np.linspace(-1, 1, count)) * np.abs(np.linspace(-1, 1, count)) ** 1.6 * 45
-    x, y = np.meshgrid(axis, axis)
-    reach = np.hypot(x, y)
-    hills = np.zeros_like(x)
-    for _ in range(7):
-        way = rng.normal(0, 1, 2) * rng.choice([0.12, 0.35])
-        hills += np.sin(x * way[0] + y * way[1] + rng.uniform(0, 6.28)) / (1 + 6 * np.hypot(*way))
-    far = np.clip((reach - 4.5) / 16, 0, 1)
-    z = far * (far * rng.uniform(1.5, 5) + 0.6 * hills + 0.3)
+    axis = np.linspace(-1, 1, count)
+    x, y = np.meshgrid(*[np.sign(axis) * np.abs(axis) ** 1.6 * 45] * 2)
     faces = [(r * count + c, r * count + c + 1, (r + 1) * count + c + 1, (r + 1) * count + c)
              for r in range(count - 1) for c in range(count - 1)]  # fmt: skip
-    build("Land", [Part(np.stack([x, y, z], -1).reshape(-1, 3), faces)], [stuff])
+    build("Land", [Part(np.stack([x, y, height(x, y)], -1).reshape(-1, 3), faces)], [stuff])
+    return height
 
 
 # -------------------------------------------------------------------------------------------------------- lights

@@ -236,7 +236,7 @@ def tree(rng: np.random.Generator, name: str, place: Place) -> None:
         colours=[looks.natural(rng, (0.05, 0.12)) for _ in range(4)],
         smooth=False,
     )
-    build(name, [trunk, *crown], [bark, leaves], matrix=placement((*place[:2], height(place)), place[2]))
+    build(name, [trunk, *crown], [bark, leaves], matrix=placement((*place[:2], 0), place[2]))
 
 
 def bush(rng: np.random.Generator, name: str, place: Place) -> None:
@@ -249,22 +249,20 @@ def bush(rng: np.random.Generator, name: str, place: Place) -> None:
         colours=[looks.natural(rng, (0.1, 0.42)) for _ in range(4)],
         smooth=False,
     )
-    build(name, parts, [green], matrix=placement((*place[:2], height(place)), place[2]))
+    build(name, parts, [green], matrix=placement((*place[:2], 0), place[2]))
 
 
 def rock(rng: np.random.Generator, name: str, place: Place) -> None:
     lump = ellipsoid((0, 0, 0.1), tuple(rng.uniform(0.3, 0.9, 3)), squareness=float(rng.uniform(2, 4)), around=14)
     lump.vertices += rng.normal(0, 0.04, lump.vertices.shape)
-    build(
-        name, [lump], _stuff(rng, name, 0.15, 1), matrix=placement((*place[:2], height(place)), place[2]), subdivide=1
-    )
+    build(name, [lump], _stuff(rng, name, 0.15, 1), matrix=placement((*place[:2], 0), place[2]), subdivide=1)
 
 
 def fence(rng: np.random.Generator, name: str, place: Place) -> None:
     count, tall = int(rng.integers(5, 12)), rng.uniform(0.6, 1.2)
     parts = [box((0.25 * i, 0, tall / 2), (0.09, 0.03, tall)) for i in range(count)]
     parts += [box((0.125 * (count - 1), 0.03, tall * s), (0.25 * count, 0.03, 0.07), material=1) for s in (0.3, 0.75)]
-    build(name, parts, _stuff(rng, name, 0.1), matrix=placement((*place[:2], height(place)), place[2]))
+    build(name, parts, _stuff(rng, name, 0.1), matrix=placement((*place[:2], 0), place[2]))
 
 
 def house(rng: np.random.Generator, name: str, x: float, y: float) -> None:
@@ -303,8 +301,3 @@ def car(rng: np.random.Generator, name: str, place: Place) -> None:
         looks.surface(rng, f"{name} tyre", 0.08, colours=["#151515", "#2a2a2a", "#8a8a8a", "#1d1d1d"]),
     ]
     build(name, parts, own, matrix=placement((*place[:2], 0), place[2]), bevel=0.04)
-
-
-def height(place: Place) -> float:
-    """Sunk a little where the land rises, so that nothing floats."""
-    return -0.15 if np.hypot(place[0], place[1]) > 5 else 0.0
