@@ -108,6 +108,8 @@ def unbent(points: PointTracks, frames: NDArray[np.int64], bundle: Bundle, size:
         tried = []
         for number in np.flatnonzero((share > _SMALLEST) & (share < _LARGEST)):
             rest = ~out & (piece != number)
+            if weight[rest].sum() < 1 - _LARGEST:
+                continue
             without = settled(best, seen.only(rest[seen.point]), small, lens=lens, last=_EACH).bundle
             left, _ = _missed(without, seen, fit.sharp)
             if weight[rest] @ left[rest] < _BETTER * (weight[rest] @ missed[rest]):
