@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from retake_backend.engines.base import Progress
+from retake_backend.solve import motion
 from retake_backend.solve.cameras import solve_cameras
 from retake_backend.solve.colmap_process import solve_keyframes
 from retake_backend.solve.stages import CameraSolve, Focal, PointTracks
@@ -113,6 +116,30 @@ def told_apart(scene: Scene, solve: CameraSolve) -> tuple[float, float]:
     return float(solve.static[long & ~scene.moving].mean()), float(scene.moving[solve.static & long].mean())
 
 
+Rendered = Callable[[str], Scene]
+
+
+@pytest.fixture(scope="module")
+def rendered() -> Iterator[Rendered]:
+    """Points of one of the scenes that solvers are measured on, followed to 0.1 px."""
+    place = str(Path(__file__).parents[2] / "benchmarks")
+    sys.path.insert(0, place)
+    import solve_scenes
+
+    def make(name: str) -> Scene:
+        scene = solve_scenes.SCENES[name]()
+        rng = np.random.default_rng(0)
+        born, start = rng.integers(0, scene.count, 900), rng.uniform((4, 4), np.array(scene.size) - 4, (900, 2))
+        uv, visible, objects, _ = scene.follow(born, start)
+        visible = visible & (np.abs(np.arange(scene.count)[:, None] - born) < rng.integers(8, 30, 900))
+        uv = uv + rng.normal(size=uv.shape) * 0.1
+        points = PointTracks(np.where(visible[..., None], uv, np.nan), visible, visible.astype(np.float32))
+        return Scene(points, scene.cameras.c2w, scene.cameras.K[:, 0, 0], objects > 0)
+
+    yield make
+    sys.path.remove(place)
+
+
 ramp = np.linspace(0, 1, FRAMES)
 none = np.zeros(FRAMES)
 same = np.full(FRAMES, FOCAL)
@@ -190,6 +217,42 @@ def test_orbit(movers: float) -> None:
     assert kept > 0.9
     assert wrong < 0.05
     assert solve.solved.all()
+
+
+@pytest.mark.parametrize("name", ["one_object", "large_object"])
+def test_what_keeps_pace_with_the_camera_is_not_taken_for_a_part_of_the_scene(rendered: Rendered, name: str) -> None:
+    """Seen from any two frames it may stand still, only nearer or farther: cameras can be bent until it nearly fits."""
+    scene = rendered(name)
+    solve = solve_cameras(scene.points, (448, 256), None, None, quiet)
+    position, angle = errors(solve.cameras.c2w, scene.c2w)
+    kept, wrong = told_apart(scene, solve)
+    assert position < 0.3
+    assert angle < 0.15
+    assert solve.cameras.K[:, 0, 0] == pytest.approx(scene.f, rel=0.02)
+    assert kept > 0.95
+    assert wrong < 0.02
+
+
+def test_a_long_lens_is_not_shortened_by_what_is_usual(rendered: Rendered) -> None:
+    scene = rendered("tele")
+    solve = solve_cameras(scene.points, (448, 256), None, None, quiet)
+    assert solve.cameras.K[:, 0, 0] == pytest.approx(scene.f, rel=0.03)
+    assert errors(solve.cameras.c2w, scene.c2w)[0] < 0.2
+
+
+def test_a_camera_that_creeps_is_not_on_a_tripod() -> None:
+    """Over a few frames everything stands still; over the clip it does not."""
+    scene = film(0.05 * orbit()[0], turned(0.025 * ramp, none), same, movers=0.0, outliers=0.01, noise=0.1)
+    solve = solve_cameras(scene.points, SIZE, None, None, quiet)
+    assert solve.kind in ("moving", "little parallax")
+    assert errors(solve.cameras.c2w, scene.c2w)[0] < 3
+
+
+@pytest.mark.parametrize("noise", [0.2, 0.4])
+def test_how_exactly_points_were_followed_is_told_without_cameras(noise: float) -> None:
+    """Whatever else moves: distances from a line of points that are off by so much in x and in y."""
+    scene = film(*orbit(), same, movers=0.2, outliers=0.05, noise=noise)
+    assert 0.6 * noise < motion.exactness(scene.points, lambda: None) < 1.1 * noise
 
 
 def test_dolly() -> None:
