@@ -4,7 +4,8 @@
                                                         [--work FOLDER] [--out FILE.md]
 
 `build.py bench` runs three scenes of it (`measure`); all of them, with the table, are run by hand. What was found is
-kept in the work folder: a method that was run on a scene is not run again. `--again` runs it anyway.
+kept in the work folder: a method that was run on a scene is not run again. `--again` runs it anyway. The table of all
+scenes is kept in `results/solve.md`.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ sys.path.insert(0, str(HERE))  # the modules beside this file, however it was lo
 
 import solve_scenes  # noqa: E402
 
+RESULTS = HERE / "results" / "solve.md"
 SAMPLE = HERE.parents[1] / "shared" / "sample_shot"
 METHODS = ("retake", "colmap", "libmv")
 LABELS = {"retake": "Retake", "colmap": "pycolmap alone", "libmv": "Blender's libmv"}
@@ -468,7 +470,9 @@ def main() -> int:
     parser.add_argument("scenes", nargs="*", metavar="SCENE", help="all by default: " + ", ".join(NAMES))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "retake-solve-benchmark")
-    parser.add_argument("--out", type=Path, help="the table as Markdown; as JSON beside it")
+    parser.add_argument(
+        "--out", type=Path, help=f"the table as Markdown, as JSON beside it; of all scenes: {RESULTS.relative_to(HERE)}"
+    )
     parser.add_argument("--again", action="store_true", help="run methods again that ran before")
     parser.add_argument("--kept", action="store_true", help="run nothing: the table of what ran before")
     options = parser.parse_args()
@@ -478,10 +482,12 @@ def main() -> int:
     rows = table(options.scenes or NAMES, options.methods, options.work, options.again, options.kept)
     text = markdown(rows, options.methods)
     print(text)
-    if options.out:
-        options.out.write_text(text, encoding="utf-8")
+    out = options.out or (None if options.scenes else RESULTS)
+    if out:
+        out.parent.mkdir(exist_ok=True)
+        out.write_text(text, encoding="utf-8")
         data = {"summary": summary(rows, options.methods), "scenes": rows}
-        options.out.with_suffix(".json").write_text(json.dumps(_plain(data), indent=1) + "\n", encoding="utf-8")
+        out.with_suffix(".json").write_text(json.dumps(_plain(data), indent=1) + "\n", encoding="utf-8")
     return 0
 
 
