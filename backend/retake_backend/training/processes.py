@@ -17,7 +17,7 @@ from accelerate.utils import reduce
 from retake_shared.errors import RetakeError
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
@@ -72,15 +72,24 @@ class Processes:
 
     @contextmanager
     def whole_layers(self, module: nn.Module) -> Iterator[None]:
-        """Split layers as if they were not: each process has all weights. All processes must ask together."""
-        layers = [layer for layer in module.modules() if isinstance(layer, FSDPModule)]
-        for layer in layers:
-            layer.unshard()
+        """Split weights as if they were not: each process has all of them. All processes must ask together.
+
+        Not FSDP's own `unshard`: its `state_dict` would split them again.
+        """
+        split = [
+            (owner, name, weight)
+            for owner in module.modules()
+            for name, weight in owner.named_parameters(recurse=False)
+            if isinstance(weight, DTensor)
+        ]
+        for owner, name, weight in split:
+            full = nn.Parameter(weight.full_tensor().detach(), weight.requires_grad)
+            owner.register_parameter(name, full)
         try:
             yield
         finally:
-            for layer in layers:
-                layer.reshard()
+            for owner, name, weight in split:
+                owner.register_parameter(name, weight)
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Replace each gradient by its sum over all processes; one that was not touched counts as zero."""

@@ -139,10 +139,10 @@ class _WanTrainee:
         dtype = torch.bfloat16 if settings.weights == "bf16" else torch.float32
         self.transformer = parts.load_base(self.place, rope_positions=positions, dtype=dtype).requires_grad_(False)
         self._add_trained()
-        for parameter in self.transformer.parameters():
+        self.conditioner.requires_grad_(True)
+        for parameter in (*self.transformer.parameters(), *self.conditioner.parameters()):
             if parameter.requires_grad:
-                parameter.data = parameter.data.float()
-        self.conditioner.to(dtype=torch.float32).requires_grad_(True)  # type: ignore[call-arg]
+                parameter.data = parameter.data.float()  # beside a base in bfloat16, too
         if settings.checkpointing:
             self.transformer.enable_gradient_checkpointing()
         self.module = nn.ModuleDict({"transformer": self.transformer, "conditioner": self.conditioner})

@@ -68,8 +68,7 @@ class Colours:
 
     def save(self, folder):
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: value.detach().clone() for name, value in self.module.named_parameters()}
-        save_file(weights, folder / "colours.safetensors")
+        save_file(self.module.state_dict(), folder / "colours.safetensors")  # as diffusers saves
 
 
 def config_of(out, steps=12, **changes):
