@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import sys
@@ -153,8 +154,9 @@ def make(asked: Asked, check: Callable[[], None], tell: Tell, silence: float = 9
                 made.pairs += len(left[outcome.seed])
                 tell(made.there + made.pairs, asked.clips, f"{scene.name} done")
             shutil.rmtree(folder, ignore_errors=True)
-    if not made.skipped:
-        shutil.rmtree(asked.out / WORK, ignore_errors=True)
+    with contextlib.suppress(OSError):  # not there, or holding unfinished scenes that another run asked for
+        work.rmdir()
+        work.parent.rmdir()
     made.seconds = time.monotonic() - begun
     return made
 
