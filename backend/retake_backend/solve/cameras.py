@@ -35,7 +35,7 @@ from .poses import (
 )
 from .stages import CameraSolve, Focal, Kind, PointTracks
 
-VERSION = 3
+VERSION = 4
 
 ASSUMED_DEGREES = 60.0
 """Field of view across the longer side where nothing tells it: between a phone's and a 35 mm lens."""
@@ -499,7 +499,7 @@ def _moved(job: _Job, moving: _Moving, exact: float) -> CameraSolve:
     if moving.zooms:
         notes.append(_zoom_note(whole.f))
     source = job.focal.source if job.focal else "estimated from the points"
-    if job.focal is None and not adjusted.focal_error < 0.05:
+    if job.focal is None and (kind == "little parallax" or not adjusted.focal_error < 0.05):
         source = "estimated from the points, roughly"
         notes.append("The camera's path tells the focal length only roughly. Give it if you know it.")
     if not solved.all():

@@ -106,14 +106,14 @@ def unbent(points: PointTracks, frames: NDArray[np.int64], bundle: Bundle, size:
     out = np.zeros(seen.points, bool)
     for _ in range(_MOVERS):
         tried = []
-        for number in np.flatnonzero((share > _SMALLEST) & (share < _LARGEST)):
+        for number in np.flatnonzero((share > _SMALLEST) & (share < _LARGEST)).tolist():
             rest = ~out & (piece != number)
             if weight[rest].sum() < 1 - _LARGEST:
                 continue
             without = settled(best, seen.only(rest[seen.point]), small, lens=lens, last=_EACH).bundle
             left, _ = _missed(without, seen, fit.sharp)
             if weight[rest] @ left[rest] < _BETTER * (weight[rest] @ missed[rest]):
-                tried.append((float(weight @ left), int(number), without, left))
+                tried.append((float(weight @ left), number, without, left))
         if not tried:
             break
         least, number, without, left = min(tried, key=lambda t: t[:2])

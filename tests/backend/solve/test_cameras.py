@@ -242,9 +242,10 @@ def test_a_long_lens_is_not_shortened_by_what_is_usual(rendered: Rendered) -> No
 
 def test_a_camera_that_creeps_is_not_on_a_tripod() -> None:
     """Over a few frames everything stands still; over the clip it does not."""
-    scene = film(0.05 * orbit()[0], turned(0.025 * ramp, none), same, movers=0.0, outliers=0.01, noise=0.1)
+    scene = film(0.035 * orbit()[0], turned(0.0175 * ramp, none), same, movers=0.0, outliers=0.01, noise=0.1)
     solve = solve_cameras(scene.points, SIZE, None, None, quiet)
-    assert solve.kind in ("moving", "little parallax")
+    assert solve.kind == "little parallax"
+    assert "roughly" in solve.focal_source  # so little tells it to a third at best, however well all fits
     assert errors(solve.cameras.c2w, scene.c2w)[0] < 3
 
 
