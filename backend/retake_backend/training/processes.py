@@ -63,7 +63,7 @@ class Processes:
         """Split the layers of every stack (nn.ModuleList) over the processes. Raises RetakeError when there is one only."""
         if self.count == 1:
             raise RetakeError(
-                'sharding is "full" and there is one process.', "sharding", "Start several (accelerate launch)."
+                'sharding is "full" and there is one process.', "sharding", "Start several with torchrun."
             )
         mesh = init_device_mesh(self.device.type, (self.count,))
         for layer in _stacked(module):

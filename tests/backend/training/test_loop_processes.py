@@ -1,4 +1,4 @@
-"""Several processes in one training, over gloo on the CPU, as accelerate starts them."""
+"""Several processes in one training, over gloo on the CPU, as torchrun and Slurm start them."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def test_two_processes_make_the_steps_of_one(tmp_path):
 
 
 def test_weights_are_not_split_over_one_process(tmp_path):
-    with pytest.raises(RetakeError, match=r"there is one process.*accelerate launch"):
+    with pytest.raises(RetakeError, match=r"there is one process.*torchrun"):
         train(config_of(tmp_path, sharding="full"), Colours(), [Numbered()], quiet)
 
 
