@@ -46,6 +46,7 @@ LONG_TESTS = (
     ("tests/backend/broker", "tests/backend/weights"),
     ("tests/backend/engines", "tests/backend/models"),
     ("tests/backend/solve",),
+    ("tests/backend/training", "tests/backend/evaluation"),
 )
 """Folders that are parts of their own, so that two cores have something to share to the end."""
 
