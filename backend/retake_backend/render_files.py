@@ -7,7 +7,6 @@ import json
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +28,9 @@ from retake_shared.shot import (
     holes_name,
 )
 
-from .engines.base import Progress, RenderRequest
+from .engines.base import RenderRequest
 from .footage import FootageReader, Picture, encode_png, read_image, sha256, write_png
+from .progress_line import ProgressLine
 from .render import InputHashes, render_take
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -220,44 +220,10 @@ def _check_free(out: Path) -> None:
 
 
 def _render_into(folder: Path, job: Job, check: Callable[[], None]) -> Take:
-    meter = ProgressMeter()
-
-    def report(progress: Progress) -> None:
-        check()
-        meter(progress)
-
-    for result in render_take(job.request, job.hashes, report):
-        if isinstance(result, Take):
-            meter.finish()
-            return result
-        write_png(folder / frame_name(result.index), result.rgb)
-        write_png(folder / holes_name(result.index), result.holes)
+    with ProgressLine(check) as line:
+        for result in render_take(job.request, job.hashes, line):
+            if isinstance(result, Take):
+                return result
+            write_png(folder / frame_name(result.index), result.rgb)
+            write_png(folder / holes_name(result.index), result.holes)
     raise RuntimeError("the engine ended without a take")
-
-
-class ProgressMeter:
-    """Progress on stderr: one line that changes on a terminal, a line every few seconds elsewhere."""
-
-    def __init__(self) -> None:
-        self._stage = ""
-        self._began = self._told = 0.0
-        self._live = sys.stderr.isatty()
-
-    def __call__(self, progress: Progress) -> None:
-        now = time.monotonic()
-        if progress.stage != self._stage:
-            self.finish()
-            self._stage, self._began, self._told = progress.stage, now, 0.0
-        last = progress.done >= progress.total
-        if now - self._told < (0.1 if self._live else 5.0) and not last:
-            return
-        self._told = now
-        spent = now - self._began
-        left = spent / progress.done * (progress.total - progress.done) if progress.done else 0.0
-        line = f"{progress.stage} {progress.done}/{progress.total}" + (f", {left:.0f} s left" if left >= 1 else "")
-        print(f"\r\x1b[K{line}" if self._live else line, end="" if self._live else "\n", file=sys.stderr, flush=True)
-
-    def finish(self) -> None:
-        """Leave the changing line."""
-        if self._live and self._stage:
-            print(file=sys.stderr)

@@ -28,8 +28,9 @@ from retake_shared.shot import TAKE_FILE, RenderSettings, Take, frame_name, hole
 from .. import engines
 from ..engines.base import Progress, RenderRequest
 from ..footage import FootageReader, read_image
+from ..progress_line import ProgressLine
 from ..render import InputHashes
-from ..render_files import Job, ProgressMeter, read_take, write_take
+from ..render_files import Job, read_take, write_take
 from . import measuring, networks
 from .measuring import Measured
 from .sets import Item, ItemSet
@@ -78,18 +79,17 @@ def run(items: ItemSet, plan: Plan, check: Callable[[], None], shown: Shown) -> 
     nets = networks.load()
     names = list(items.items[: plan.limit])
     outcome = Outcome(items.name, plan, names, left_out=nets.left_out)
-    meter = ProgressMeter()
-    for number, name in enumerate(names):
-        try:
-            item = items.load(number)
-            item = item.resized(*plan.size) if plan.size else item
-        except RetakeError as error:
-            _fail(outcome, name, "", error)
-            continue
-        worker = _ItemRun(name, item, plan, nets, check, meter)
-        takes = worker.run(outcome)
-        shown(name, item, takes)
-    meter.finish()
+    with ProgressLine(check) as meter:
+        for number, name in enumerate(names):
+            try:
+                item = items.load(number)
+                item = item.resized(*plan.size) if plan.size else item
+            except RetakeError as error:
+                _fail(outcome, name, "", error)
+                continue
+            worker = _ItemRun(name, item, plan, nets, check, meter)
+            takes = worker.run(outcome)
+            shown(name, item, takes)
     return outcome
 
 
@@ -139,7 +139,7 @@ class _ItemRun:
         plan: Plan,
         nets: networks.Networks,
         check: Callable[[], None],
-        meter: ProgressMeter,
+        meter: ProgressLine,
     ) -> None:
         self.name, self.item, self.plan, self.nets, self.check, self.meter = name, item, plan, nets, check, meter
         self.folder = plan.out / "items" / _as_file(name)
@@ -195,6 +195,7 @@ class _ItemRun:
         with FootageReader.of_pictures(pair.source, pair.fps) as reader:
             job = Job(RenderRequest(reader, pair.solve, pair.edit, settings), self.hashes, self.solve, self.edit)
             self._tell(f"rendering by {engine}")
+            self.meter.keep()  # the rendering has a line of its own
             return write_take(job, folder, self.check)
 
     def _is_ours(self, take: Take, settings: RenderSettings, engine: str) -> bool:
@@ -243,7 +244,6 @@ class _ItemRun:
         return np.stack([read_image(folder / holes_name(t))[..., 0] > 127 for t in range(len(self.item.pair))])
 
     def _tell(self, what: str) -> None:
-        self.check()
         self.meter(Progress(f"{self.name}: {what}", 0, 1))
 
 

@@ -15,6 +15,7 @@ from retake_shared.errors import Cancelled, RetakeError
 
 from ..engines.base import Progress
 from ..footage import FootageReader
+from ..progress_line import ProgressLine
 from .pipeline import SolveSettings, refused, solve_footage
 from .report import SolveReport
 
@@ -44,7 +45,8 @@ def solve(arguments: argparse.Namespace, check: Callable[[], None]) -> int:
     if settings.masks is not None and not settings.masks.exists():
         raise RetakeError("does not exist.", str(settings.masks), "Choose the folder of masks again.")
     began = time.monotonic()
-    meter = _JsonLines(check, settings.stages, stages_folder(out)) if arguments.progress == "json" else _Line(check)
+    in_json = arguments.progress == "json"
+    meter = _JsonLines(check, settings.stages, stages_folder(out)) if in_json else ProgressLine(check)
     with FootageReader(arguments.footage) as reader, meter as line:
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -67,34 +69,6 @@ def _write(path: Path, report: SolveReport) -> None:
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(report.to_json(), indent=1), encoding="utf-8")
     part.replace(path)
-
-
-class _Line:
-    """Shows progress: a line that changes on a terminal, one line per stage elsewhere."""
-
-    def __init__(self, check: Callable[[], None]) -> None:
-        self._check, self._stage, self._shown = check, "", 0.0
-        self._terminal = sys.stderr.isatty()
-
-    def __enter__(self) -> _Line:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._terminal and self._stage:
-            print(file=sys.stderr)
-
-    def __call__(self, progress: Progress) -> None:
-        self._check()
-        now = time.monotonic()
-        new = progress.stage != self._stage
-        if not self._terminal:
-            if new:
-                print(progress.stage, file=sys.stderr, flush=True)
-        elif new or now - self._shown > 0.1 or progress.done == progress.total:
-            share = f" {progress.done} of {progress.total}" if progress.total > 1 else ""
-            print(f"{chr(10) if new and self._stage else chr(13)}{progress.stage}{share}   ", end="", file=sys.stderr)
-            self._shown = now
-        self._stage = progress.stage
 
 
 class _JsonLines:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import shutil
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from retake_shared.errors import RetakeError
 
+from ..progress_line import ProgressLine
 from .catalogue import CATALOGUE, find, size_in_words
-from .store import Entry, WeightStore
+from .store import Entry, Report, WeightStore
 from .task import damaged
 
 
@@ -49,8 +49,8 @@ def pull_models(store: WeightStore, names: Sequence[str], check: Callable[[], No
         if model.repository:
             size = size_in_words(model.nbytes)
             print(f"{name}: about {size} from {model.page} ({model.licence}, {model.licence_url}) to {entry.place}")
-        with _Line(check) as line:
-            entry = pull(name, store, line)
+        with _line(check) as report:
+            entry = pull(name, store, report)
         print(f"{name} is installed: {size_in_words(entry.nbytes)} in {entry.place}")
     return 0
 
@@ -63,8 +63,8 @@ def verify_models(store: WeightStore, names: Sequence[str], check: Callable[[], 
         print(f"no model is installed in {store.folder}")
     for name in names or here:
         try:
-            with _Line(check) as line:
-                wrong = store.verify(name, line)
+            with _line(check) as report:
+                wrong = store.verify(name, report)
             if wrong:
                 raise damaged(name, wrong)
             print(f"{name}: every file is what was installed")
@@ -82,8 +82,8 @@ def import_model(
     """Bring a model from a folder into the store."""
     from .importing import import_folder
 
-    with _Line(check) as line:
-        entry = import_folder(name, folder, store, line, link=link, replace=replace)
+    with _line(check) as report:
+        entry = import_folder(name, folder, store, report, link=link, replace=replace)
     print(f"{name} is installed: {size_in_words(entry.nbytes)} in {entry.place} ({entry.licence})")
     return 0
 
@@ -161,36 +161,22 @@ def _row(entry: Entry) -> dict[str, object]:
     }
 
 
-class _Line:
-    """Progress on stderr: one line that changes in a terminal, a line every tenth otherwise."""
+@contextlib.contextmanager
+def _line(check: Callable[[], None]) -> Iterator[Report]:
+    """Progress in bytes: a model is one stage, whichever of its files is at hand."""
+    at = ""
 
-    def __init__(self, check: Callable[[], None]) -> None:
-        self._check, self._terminal = check, sys.stderr.isatty()
-        self._last, self._tenth = 0.0, -1
-        self._began, self._first = time.monotonic(), -1
+    def words(_: str, done: int, total: int, pace: float) -> str:
+        told = f"{size_in_words(done)} of {size_in_words(total)}"
+        if pace:
+            told += f", {size_in_words(int(pace))}/s, {(total - done) / pace / 60:.0f} min left"
+        return f"{told}: {at}"
 
-    def __enter__(self) -> _Line:
-        return self
+    with ProgressLine(check, words=words) as line:
 
-    def __exit__(self, *failure: object) -> None:
-        if self._terminal and self._last:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        def report(done: int, total: int, stage: str) -> None:
+            nonlocal at
+            at = stage
+            line.step("", done, total)
 
-    def __call__(self, done: int, total: int, stage: str) -> None:
-        self._check()
-        now = time.monotonic()
-        if self._first < 0:
-            self._first, self._began = done, now
-        words = f"{size_in_words(done)} of {size_in_words(total)}"
-        if self._terminal:
-            if now - self._last < 0.1:
-                return
-            self._last = now
-            rate = (done - self._first) / max(now - self._began, 1e-3)
-            if now - self._began > 3 and rate > 0:  # before, it would be a guess
-                words += f", {size_in_words(int(rate))}/s, {(total - done) / rate / 60:.0f} min left"
-            columns = shutil.get_terminal_size().columns
-            print(f"\r\x1b[K{f'{words}: {stage}'[: columns - 1]}", end="", file=sys.stderr, flush=True)
-        elif total and 10 * done // total != self._tenth:
-            self._tenth = 10 * done // total
-            print(f"{words}: {stage}", file=sys.stderr, flush=True)
+        yield report

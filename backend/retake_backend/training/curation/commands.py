@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import re
-import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from retake_shared.errors import BadFile, Cancelled, RetakeError
 
 from ...engines.base import Progress, Report
 from ...footage import FootageReader
+from ...progress_line import ChangingLine
 from ..dataset import PairWriter
 from . import clips, multicamera, stretches
 from .clips import Dropped, Made
@@ -49,8 +49,9 @@ def curate(arguments: argparse.Namespace, check: Callable[[], None]) -> int:
     with (
         PairWriter(arguments.out, arguments.per_shard, depth=False) as writer,
         Journal(arguments.out, settings) as journal,
+        ChangingLine() as line,
     ):
-        work = _Work(folder, settings, writer, journal, check)
+        work = _Work(folder, settings, writer, journal, line, check)
         for path in videos[part::parts]:
             work.video(path)
         for scene in scenes[part::parts]:
@@ -73,6 +74,7 @@ class _Work:
     settings: Settings
     writer: PairWriter
     journal: Journal
+    line: ChangingLine
     check: Callable[[], None]
 
     def video(self, path: Path) -> None:
@@ -131,7 +133,7 @@ class _Work:
         except (RetakeError, ArithmeticError, LookupError, ValueError, cv2.error) as error:
             # One clip in a thousand must not end a night's work; it is counted, and told in full.
             verdict, facts = "failed", {"detail": f"{type(error).__name__}: {error}"}
-            traceback.print_exc()
+            self.line.say(traceback.format_exc().rstrip())
         else:
             for suffix, pair in made.pairs.items():
                 if name + suffix not in self.writer:
@@ -139,7 +141,7 @@ class _Work:
             verdict, facts = "kept", {"examples": len(made.pairs), **made.facts}
         seconds = time.monotonic() - began
         self.journal.looked_at(name, verdict, seconds, source=source, **facts)
-        print(f"{name}: {verdict}{_shown(facts)} ({seconds:.1f} s)", file=sys.stderr, flush=True)
+        self.line.say(f"{name}: {verdict}{_shown(facts)} ({seconds:.1f} s)")
 
     def _clips(self, reader: FootageReader, relative: str, stretch: stretches.Stretch, report: Report) -> Made:
         known, settings = reader.footage, self.settings
@@ -180,17 +182,10 @@ class _Work:
 
     def _report(self, what: str) -> Report:
         """Shows where the work is, on a terminal; asks everywhere whether to stop."""
-        shown = 0.0
-        terminal = sys.stderr.isatty()
 
         def report(progress: Progress) -> None:
-            nonlocal shown
             self.check()
-            now = time.monotonic()
-            if terminal and now - shown > 0.2:
-                shown = now
-                line = f"{what}: {progress.stage} {progress.done} of {progress.total}"
-                print(f"\r{line[:100]:<100}\r", end="", file=sys.stderr, flush=True)
+            self.line.change(f"{what}: {progress.stage} {progress.done} of {progress.total}")
 
         return report
 

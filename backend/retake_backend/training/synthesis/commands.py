@@ -14,6 +14,7 @@ from pathlib import Path
 
 from retake_shared.errors import RetakeError
 
+from ...progress_line import ChangingLine
 from ..dataset import PairWriter
 from . import crew, plan
 from .pairing import make_pair, read_shots
@@ -92,7 +93,16 @@ def synthesize(arguments: argparse.Namespace, check: Callable[[], None]) -> int:
         plan.Files.find(arguments.mixamo, arguments.assets),
     )  # fmt: skip
     asked.check()
-    made = make(asked, check, _Line())
+    with ChangingLine() as line:
+
+        def tell(done: int, total: int, what: str) -> None:
+            words = f"{done} of {total} pairs: {what}"
+            if what.endswith("done"):
+                line.say(words)
+            else:
+                line.change(words)
+
+        made = make(asked, check, tell)
     hours = max(made.seconds, 1e-6) / 3600
     print(f"{asked.out}: {made.pairs} pairs in {made.seconds:.0f} s ({made.pairs / hours:.0f} clips per hour)")
     for error in made.skipped:
@@ -165,17 +175,3 @@ def _fingerprint(settings: dict[str, int], asked: Asked) -> str:
     """The name of the folder of unfinished scenes: other settings must not go on with these pictures."""
     size = f"{settings['width']}x{settings['height']}x{asked.frames}-{settings['samples']}"
     return f"{size}-{len(asked.files.figures)}-{len(asked.files.models)}"
-
-
-class _Line:
-    """Shows progress: a line that changes on a terminal, one line per scene elsewhere."""
-
-    def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty()
-
-    def __call__(self, done: int, total: int, what: str) -> None:
-        if self._terminal:
-            end = "\n" if what.endswith("done") else ""
-            print(f"\r{done} of {total} pairs: {what:<40}", end=end, file=sys.stderr, flush=True)
-        elif what.endswith("done"):
-            print(f"{done} of {total} pairs: {what}", file=sys.stderr, flush=True)
