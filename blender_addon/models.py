@@ -80,6 +80,12 @@ def missing(engine: str, options: Mapping[str, Any]) -> list[ModelState] | None:
     ]
 
 
+def shipped_missing(engine: str) -> bool:
+    """Whether the backend has told that the engine lacks weights which should have come with it."""
+    table = describe(engine)
+    return bool(table and table.shipped and not _engines.get(engine, {}).get("ready", True))
+
+
 def advised(engine: str, options: Mapping[str, Any]) -> ModelState | None:
     """A model without which the engine works, but not as these options want it, and that is not here."""
     table = describe(engine)

@@ -7,11 +7,13 @@ drawing is looked at in tests/end_to_end/real_window.py.
 from __future__ import annotations
 
 import sys
+import types
 
 import bpy
 import pytest
 
-from blender_addon import panels, rendering
+from blender_addon import models, panels, rendering
+from blender_addon.messages import Backend
 from blender_addon.scene import objects
 
 ICONS = set(bpy.types.UILayout.bl_rna.functions["label"].parameters["icon"].enum_items.keys())
@@ -211,3 +213,21 @@ def test_the_chosen_device_and_cores_reach_the_backend(add_on):
         for name in ("backend_command", "device", "cores"):
             page.property_unset(name)
     assert command[-4:] == ["--device", "cpu", "--cores", "3"]
+
+
+def test_weights_that_should_have_come_with_the_backend_are_told_before_anything_is_rendered(shot):
+    root, _ = shot
+    root.retake.engine = "draft"
+    told = {"name": "draft", "label": "Draft", "description": "", "missing": ()}
+    try:
+        for ready in (True, False):
+            models.apply(Backend("ready", info=types.SimpleNamespace(engines=({**told, "ready": ready},))))
+            assert bpy.ops.retake.generate.poll() == ready
+            assert ("Its weights are missing, see above." in " ".join(drawn())) == (not ready)
+        assert "The backend has come without the weights of this engine" in " ".join(drawn())
+        with pytest.raises(RuntimeError, match="Draft lacks its weights, which come with the backend"):
+            bpy.ops.retake.generate()
+        root.retake.engine = "preview"
+        assert bpy.ops.retake.generate.poll()
+    finally:
+        models.forget()
