@@ -15,8 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import grouping, motion
-from .poses import Adjusted, Array, Bundle, FocalUnknown, Observations, adjust, medians, triangulate
+from .adjustment import Adjusted, adjust
+from .bundle import Array, Bundle, Observations, medians
 from .stages import PointTracks
+from .triangulation import triangulate
+from .unknowns import FocalUnknown
 
 SHARP = 3.0
 """Times the exactness with which points are followed, where a sighting begins not to count."""

@@ -9,8 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .poses import Adjusted, Array, Bundle, FocalUnknown, Observations, adjust, medians
+from .adjustment import Adjusted, adjust
+from .bundle import Array, Bundle, Observations, medians
 from .stages import PointTracks
+from .unknowns import FocalUnknown
 
 _CELLS = 12  # cells of the grid across the longer side, for "spread over the picture"
 _SEED = 7
