@@ -377,3 +377,13 @@ def test_bad_usage_is_told_before_anything_is_read(capsys: pytest.CaptureFixture
             cli.main(words)
         assert stopped.value.code == 2
     assert "usage" in capsys.readouterr().err
+
+
+def test_help_names_every_command_and_loads_nothing_heavy() -> None:
+    script = (
+        "import sys\nfrom retake_backend import cli\ntry:\n    cli.main(['--help'])\nfinally:\n"
+        "    print(sorted({'numpy', 'torch', 'cv2', 'av'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    assert all(f"\n    {name} " in done.stdout for name in cli.COMMANDS)

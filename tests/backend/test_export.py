@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pycolmap
 import pytest
-from retake_backend import cli, footage
+from retake_backend import cli, cli_arguments, footage
 from retake_shared import archive, edit_script, exports
 from retake_shared.shot import Cameras, Edit, Solve, Tracks
 
@@ -56,7 +56,7 @@ def export(*words: object) -> int:
 
 
 def test_every_format_can_be_asked_for(shot: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tuple(exports.KINDS) == cli.EXPORTS
+    assert tuple(exports.KINDS) == cli_arguments.EXPORTS
     for kind, facts in exports.KINDS.items():
         out = shot / f"out_{kind}{facts.suffix}"
         assert export(shot / "track.npz", "--to", kind, "--out", out) == 0, kind

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from retake_backend import cli
+from retake_backend import cli_arguments
 from retake_backend.models.random_weights import write_random
 from retake_backend.solve import monocular, pipeline
 from retake_backend.solve.depth import estimate_depth
@@ -39,7 +39,7 @@ def test_it_is_used_for_depth_only_where_it_is_asked_for(store: WeightStore, tmp
     write_random(PREFERRED, tmp_path / PREFERRED)
     write_random(DEPTH_PRO, tmp_path / DEPTH_PRO)
     assert monocular.network("", WeightStore(tmp_path)) == PREFERRED
-    assert set(cli.DEPTHS) == set(monocular.NAMES)
+    assert set(cli_arguments.DEPTHS) == set(monocular.NAMES)
 
 
 def test_its_depth_is_brought_to_the_points_and_its_licence_is_told(store: WeightStore) -> None:
