@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ...models.draft_layers import smooth_fill
 from .casting import Seen
 from .following import Points, carry, project, shown
 from .scenes import SOURCE, TARGET, Scenes
@@ -28,9 +29,11 @@ def move(
         asked = _asked(seen[TARGET], t, generator, error)
         rgb, known = _from_frames(scenes, seen[SOURCE], source, asked, t)
         rgb, known = (a.reshape(*a.shape[:-1], *source.shape[3:]) for a in (rgb.transpose(1, 2), known))
-        moved.append(fill(rgb, known))
+        moved.append(rgb)
         holes.append(~known)
-    return torch.stack(moved, 1), torch.stack(holes, 1)
+    open_ = torch.stack(holes, 1)
+    filled = smooth_fill(torch.stack(moved, 2), open_[:, None].to(source.dtype))
+    return filled.transpose(1, 2), open_
 
 
 def _asked(target: Seen, frame: int, generator: torch.Generator, error: float) -> Points:
@@ -84,17 +87,3 @@ def _colours(source: Tensor, batch: Tensor, frame: Tensor, uv: Tensor) -> Tensor
         weight = (share[:, 0] if dx else 1 - share[:, 0]) * (share[:, 1] if dy else 1 - share[:, 1])
         colour += weight[:, None] * source[batch, frame, :, row, column]
     return colour
-
-
-def fill(rgb: Tensor, known: Tensor) -> Tensor:
-    """Pictures (B, 3, H, W) with the places that are not known (B, H, W) filled smoothly from those that are."""
-    weight = known[:, None].to(rgb.dtype)
-    levels = [(rgb * weight, weight)]
-    while min(levels[-1][0].shape[2:]) > 1:
-        levels.append(tuple(functional.avg_pool2d(a, 2, ceil_mode=True, count_include_pad=False) for a in levels[-1]))  # type: ignore[arg-type]
-    colour = levels[-1][0] / levels[-1][1].clamp(min=1e-6)
-    for premultiplied, share in reversed(levels[:-1]):
-        enlarged = functional.interpolate(colour, size=share.shape[2:], mode="bilinear", align_corners=False)
-        covered = (share * 4).clamp(max=1)
-        colour = enlarged + covered * (premultiplied / share.clamp(min=1e-6) - enlarged)
-    return torch.where(known[:, None], rgb, colour)
