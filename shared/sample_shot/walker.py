@@ -12,9 +12,10 @@ from itertools import pairwise
 import bpy
 import materials
 import numpy as np
+import rigs
 from mathutils import Matrix
 from numpy.typing import NDArray
-from shapes import Part, Weights, body, build, ellipsoid, torus
+from shapes import Part, body, build, ellipsoid, torus
 
 Vec = NDArray[np.float64]
 
@@ -71,24 +72,9 @@ def bones() -> dict[str, tuple[str, Vec, Vec]]:
     return table
 
 
-def _chain(*joints: tuple[str, float, float]) -> Weights:
-    """Weights down a limb: each (bone, z of its lower end, half-width of the blend), from the top."""
-
-    def weights(vertices: Vec) -> dict[str, Vec]:
-        left, result = np.ones(len(vertices)), {}
-        for bone, z, blend in joints[:-1]:
-            t = np.clip((vertices[:, 2] - z) / (2 * blend) + 0.5, 0, 1)
-            share = left * t * t * (3 - 2 * t)
-            result[bone], left = share, left - share
-        result[joints[-1][0]] = left
-        return result
-
-    return weights
-
-
 def _parts() -> list[Part]:
     skin, jumper, denim, boot, hat, scarf, eye, pack, hair, white, sole = range(11)
-    torso = _chain(("chest", 0.70, 0.09), ("hips", 0, 0))
+    torso = rigs.chain(("chest", 0.70, 0.09), ("hips", 0, 0))
     parts = [
         body(SEAT, material=denim, weights=torso, squareness=2.4),
         body(JUMPER, material=jumper, weights=torso, squareness=2.3, around=16),
@@ -114,7 +100,7 @@ def _parts() -> list[Part]:
         hand = wrist + np.array([0.012, 0.012 * sign, -0.05])
         thumb = hand + np.array([0.055, -0.01 * sign, 0.015])
         parts += [
-            body(leg, material=denim, weights=_chain((f"thigh.{side}", 0.325, 0.07), (f"shin.{side}", 0, 0))),
+            body(leg, material=denim, weights=rigs.chain((f"thigh.{side}", 0.325, 0.07), (f"shin.{side}", 0, 0))),
             ellipsoid(
                 (0.045, hip_y, 0.082), (0.165, 0.095, 0.078), material=boot, weights=f"foot.{side}", squareness=2.4
             ),
@@ -122,7 +108,7 @@ def _parts() -> list[Part]:
             ellipsoid(
                 (0.045, hip_y, 0.027), (0.172, 0.1, 0.026), material=sole, weights=f"foot.{side}", squareness=2.6
             ),
-            body(arm, material=jumper, weights=_chain((f"arm.{side}", 0.715, 0.06), (f"forearm.{side}", 0, 0))),
+            body(arm, material=jumper, weights=rigs.chain((f"arm.{side}", 0.715, 0.06), (f"forearm.{side}", 0, 0))),
             ellipsoid(hand, (0.068, 0.055, 0.075), material=scarf, weights=f"forearm.{side}"),
             ellipsoid(thumb, (0.03, 0.026, 0.04), material=scarf, weights=f"forearm.{side}"),
             ellipsoid((0.205, 0.092 * sign, 1.215), (0.026, 0.030, 0.040), material=eye, weights="head"),
@@ -138,18 +124,7 @@ def _parts() -> list[Part]:
 
 def build_walker() -> tuple[bpy.types.Object, bpy.types.Object]:
     """The figure's mesh, skinned to its armature. Returns (armature, mesh)."""
-    armature = bpy.data.objects.new("Walker rig", bpy.data.armatures.new("Walker rig"))
-    bpy.context.scene.collection.objects.link(armature)
-    bpy.context.view_layer.objects.active = armature
-    bpy.ops.object.mode_set(mode="EDIT")
-    for name, (parent, head, tail) in bones().items():
-        bone = armature.data.edit_bones.new(name)
-        bone.head, bone.tail, bone.roll = head, tail, 0.0
-        if parent:
-            bone.parent = armature.data.edit_bones[parent]
-    bpy.ops.object.mode_set(mode="OBJECT")
-    armature.hide_render = True
-
+    armature = rigs.build_armature("Walker rig", bones())
     dress = [
         materials.skin(),
         materials.cloth("jumper", ["#eab13c", "#f6e3bd", "#eab13c", "#d0573c"], bands=22, weave=210, attribute="rest"),
@@ -164,11 +139,7 @@ def build_walker() -> tuple[bpy.types.Object, bpy.types.Object]:
         materials.clay("soles", "#ead8b4", attribute="rest", spots="#cbb285"),
     ]
     figure = build("Walker", _parts(), dress)
-    figure.parent = armature
-    skin = figure.modifiers.new("Armature", "ARMATURE")
-    skin.object = armature
-    smooth = figure.modifiers.new("Subdivision", "SUBSURF")
-    smooth.levels = smooth.render_levels = 2
+    rigs.skin(figure, armature, levels=2)
     return armature, figure
 
 
@@ -309,15 +280,5 @@ def pose(path: Path, seconds: float) -> dict[str, tuple[Vec, Vec]]:
 
 def apply_pose(armature: bpy.types.Object, path: Path, seconds: float, moved: Vec) -> None:
     """Put the armature into the walk's pose at `seconds`, the whole figure moved by a world vector (3,)."""
-    posed = pose(path, seconds)
-    world: dict[str, Matrix] = {}
-    for bone in armature.pose.bones:
-        head, rotation = posed[bone.name]
-        rest = bone.bone.matrix_local
-        world[bone.name] = Matrix.Translation(head) @ (Matrix(rotation.tolist()) @ rest.to_3x3()).to_4x4()
-        if bone.parent is None:
-            bone.matrix_basis = rest.inverted() @ world[bone.name]
-        else:
-            local_rest = bone.parent.bone.matrix_local.inverted() @ rest
-            bone.matrix_basis = local_rest.inverted() @ world[bone.parent.name].inverted() @ world[bone.name]
+    rigs.apply_pose(armature, pose(path, seconds))
     armature.location = moved

@@ -6,11 +6,11 @@ from typing import Any
 
 import bpy
 import numpy as np
-from mathutils import Matrix
-from shapes import Part, Weights, body, build, ellipsoid, torus
+import rigs
+from shapes import Part, body, build, ellipsoid, torus
 
 from . import looks
-from .gaits import SIDES, Body, Pose, Vec, mirrored
+from .gaits import SIDES, Body, mirrored
 
 _SKIN = ("#f1c9a5", "#e0ac7e", "#c68642", "#8d5524", "#5c3a21", "#f6d7bd")
 _HAIR = ("#1d1512", "#4a2f1b", "#8a5a2b", "#d2a75c", "#9a9a9a", "#b5472a")
@@ -20,43 +20,10 @@ _CLOTHES = ("cells", "checks", "stripes", "dots", "mottled", "plaid", "rings")
 def build_person(name: str, seed: int, figure: Body) -> tuple[bpy.types.Object, bpy.types.Object]:
     """The mesh of a person, skinned to its armature. Returns (armature, mesh)."""
     rng = np.random.default_rng([seed, 7])
-    armature = _armature(name, figure)
+    armature = rigs.build_armature(f"{name} rig", figure.bones())
     mesh = build(name, _parts(rng, figure), _dress(rng, name))
-    mesh.parent = armature
-    skin = mesh.modifiers.new("Armature", "ARMATURE")
-    skin.object = armature
-    smooth = mesh.modifiers.new("Subdivision", "SUBSURF")
-    smooth.levels = smooth.render_levels = 1
+    rigs.skin(mesh, armature, levels=1)
     return armature, mesh
-
-
-def _armature(name: str, figure: Body) -> bpy.types.Object:
-    armature = bpy.data.objects.new(f"{name} rig", bpy.data.armatures.new(f"{name} rig"))
-    bpy.context.scene.collection.objects.link(armature)
-    bpy.context.view_layer.objects.active = armature
-    bpy.ops.object.mode_set(mode="EDIT")
-    for bone_name, (parent, head, tail) in figure.bones().items():
-        bone = armature.data.edit_bones.new(bone_name)
-        bone.head, bone.tail, bone.roll = head, tail, 0.0
-        if parent:
-            bone.parent = armature.data.edit_bones[parent]
-    bpy.ops.object.mode_set(mode="OBJECT")
-    armature.hide_render = True
-    return armature
-
-
-def apply_pose(armature: bpy.types.Object, pose: Pose) -> None:
-    """Put every bone where the pose says, in the world; the armature itself stays at the origin."""
-    world: dict[str, Matrix] = {}
-    for bone in armature.pose.bones:
-        head, rotation = pose[bone.name]
-        rest = bone.bone.matrix_local
-        world[bone.name] = Matrix.Translation(head) @ (Matrix(rotation.tolist()) @ rest.to_3x3()).to_4x4()
-        if bone.parent is None:
-            bone.matrix_basis = rest.inverted() @ world[bone.name]
-        else:
-            local_rest = bone.parent.bone.matrix_local.inverted() @ rest
-            bone.matrix_basis = local_rest.inverted() @ world[bone.parent.name].inverted() @ world[bone.name]
 
 
 def _dress(rng: np.random.Generator, name: str) -> list[bpy.types.Material]:
@@ -84,25 +51,10 @@ def _shaded(tone: str, share: float) -> str:
     return "#" + "".join(f"{round(int(tone[i : i + 2], 16) * share):02x}" for i in (1, 3, 5))
 
 
-def _chain(*joints: tuple[str, float, float]) -> Weights:
-    """Weights down a limb: each (bone, z of its lower end, half-width of the blend), from the top."""
-
-    def weights(vertices: Vec) -> dict[str, Vec]:
-        left, result = np.ones(len(vertices)), {}
-        for bone, z, blend in joints[:-1]:
-            t = np.clip((vertices[:, 2] - z) / (2 * blend) + 0.5, 0, 1)
-            share = left * t * t * (3 - 2 * t)
-            result[bone], left = share, left - share
-        result[joints[-1][0]] = left
-        return result
-
-    return weights
-
-
 def _parts(rng: np.random.Generator, f: Body) -> list[Part]:
     skin, hair, top, trousers, shoes, trim, eyes = range(7)
     h, wide = f.height, f.girth
-    torso = _chain(("chest", f.waist, 0.08 * h), ("hips", 0, 0))
+    torso = rigs.chain(("chest", f.waist, 0.08 * h), ("hips", 0, 0))
     shoulder, hip, waist = float(f.shoulder[2]), float(f.hip[2]), f.waist
     deep, broad = 0.068 * h * wide, 0.095 * h * wide
     across = float(f.shoulder[1])
@@ -200,14 +152,14 @@ def _limbs(f: Body, side: str, sleeve: int, leg: int, skin: int, top: int, trous
     hand = wrist + (wrist - elbow) / np.linalg.norm(wrist - elbow) * 0.035 * h
     bend = 0.035 * h
     return [
-        body(rings, material=leg, weights=_chain((f"thigh.{side}", float(knee[2]), bend), (f"shin.{side}", 0, 0))),
+        body(rings, material=leg, weights=rigs.chain((f"thigh.{side}", float(knee[2]), bend), (f"shin.{side}", 0, 0))),
         body(
             [(0, y, float(hip[2]) - 0.14 * h, 0.057 * h * wide, 0.057 * h * wide), (0, y, float(hip[2]), 0.06 * h * wide, 0.058 * h * wide)],
             material=trousers, weights=f"thigh.{side}",
         ),
         ellipsoid((0.022 * h, y, 0.03 * h), (0.075 * h, 0.034 * h * wide, 0.03 * h), material=shoes, weights=f"foot.{side}", squareness=2.4),
         ellipsoid((-0.005 * h, y, 0.05 * h), (0.036 * h, 0.033 * h * wide, 0.036 * h), material=shoes, weights=f"foot.{side}"),
-        body(arm, material=sleeve, weights=_chain((f"arm.{side}", float(elbow[2]), bend), (f"forearm.{side}", 0, 0))),
+        body(arm, material=sleeve, weights=rigs.chain((f"arm.{side}", float(elbow[2]), bend), (f"forearm.{side}", 0, 0))),
         body(cap, material=top, weights=f"arm.{side}"),
         ellipsoid(hand, (0.026 * h, 0.02 * h, 0.036 * h), material=skin, weights=f"forearm.{side}"),
     ]  # fmt: skip

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import bpy
 import materials
 import numpy as np
+import rigs
 from mathutils import Matrix
 from shapes import Part, body, box, build, ellipsoid, torus
 
@@ -51,7 +52,7 @@ def _person(actor: Actor, rng: np.random.Generator) -> Thing:
 
         def show(seconds: float) -> None:
             armature.matrix_world = Matrix.Identity(4)
-            people.apply_pose(armature, walk.pose(seconds))
+            rigs.apply_pose(armature, walk.pose(seconds))
 
         return show
 
