@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -115,13 +114,12 @@ def captions_of(config: Config) -> set[str]:
     data = [each for stage in config.stage for each in stage.data] + list(config.look.data)
     captions = {""}
     for folder in {each.pairs for each in data if each.pairs is not None}:
-        for shard in index(folder):
-            with (folder / shard.name).open("rb") as stream:
+        for path in (folder / shard.name for shard in index(folder)):
+            # What is damaged or missing is left out, and told, when it is read.
+            with contextlib.suppress(OSError), path.open("rb") as stream:
                 for entry in shards.scan(stream).entries:
-                    offset, size = entry.members[shards.LAST]
-                    stream.seek(offset)
-                    with contextlib.suppress(ValueError, KeyError, TypeError):  # damaged: left out when it is read
-                        captions.add(str(json.loads(stream.read(size))["caption"]))
+                    with contextlib.suppress(BadFile):
+                        captions.add(str(shards.describe(stream, entry, str(path)).get("caption", "")))
     return captions
 
 

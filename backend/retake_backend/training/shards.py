@@ -3,7 +3,7 @@
 Read by header alone and never unpacked: a member is bytes at a place, whatever its name says. Only plain files of the
 POSIX (ustar) form with the names below are looked at; links, folders and everything else in a tar are passed over and
 counted. An example is whole when its last member, `NAME.pair.json`, is there; it names every other member with its
-length and CRC-32, so that no example is used of which a byte is missing or changed.
+length and CRC-32, and ends with its own, so that no example is used of which a byte is missing or changed.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ END = bytes(1024)
 
 _MEMBER = re.compile(rf"({NAME.pattern})\.([a-z0-9]{{1,8}}\.[a-z0-9]{{1,8}})")
 _BLOCK = 512
+_CRC = b',"crc":'
 _MAX_JSON = 1 << 20
 _MAX_MEMBER = 4 << 30
 _DAMAGED = "It is damaged; make it again."
@@ -55,7 +56,8 @@ class Scan:
 def pack(name: str, members: Mapping[str, bytes], info: Mapping[str, Any]) -> bytes:
     """An example's bytes in a shard. info: plain JSON, to which the members' lengths and checksums are added."""
     files = {suffix: [len(data), zlib.crc32(data)] for suffix, data in members.items()}
-    text = json.dumps({**info, "files": files}, separators=(",", ":"), allow_nan=False).encode()
+    text = json.dumps({**info, "files": files}, separators=(",", ":"), allow_nan=False).encode()[:-1]
+    text += _CRC + b"%d}" % zlib.crc32(text)
     pieces = []
     for suffix, data in {**members, LAST: text}.items():
         header = tarfile.TarInfo(f"{name}.{suffix}")
@@ -75,7 +77,8 @@ def scan(stream: IO[bytes]) -> Scan:
         stream.seek(at)
         block = stream.read(_BLOCK)
         if not any(block):
-            why = "" if len(block) == _BLOCK else why
+            if len(block) == _BLOCK:
+                why = f"there is a hole at byte {at}" if _more(stream) else ""
             break
         try:
             header = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
@@ -103,14 +106,30 @@ def scan(stream: IO[bytes]) -> Scan:
     return Scan(tuple(entries), "; ".join(told))
 
 
+def describe(stream: IO[bytes], entry: Entry, where: str) -> dict[str, Any]:
+    """The description of an example, without its other members. Raises BadFile when a byte of it is missing or changed."""
+    where = f"{where}: {entry.name}"
+    data = _bytes(stream, *entry.members[LAST], _MAX_JSON, where)
+    text, noted, crc = data.rpartition(_CRC)
+    if noted and crc != b"%d}" % zlib.crc32(text):  # data sets that were begun before it was noted go without
+        raise BadFile("its description does not have the checksum that was noted.", where, _DAMAGED)
+    try:
+        info = json.loads(data)
+        if not isinstance(info, dict):
+            raise ValueError("it holds no fields")
+    except (ValueError, RecursionError) as error:
+        raise BadFile("its description is no such JSON.", where, _DAMAGED) from error
+    return info
+
+
 def read(stream: IO[bytes], entry: Entry, where: str) -> tuple[dict[str, bytes], dict[str, Any]]:
     """The members of an example and its description. Raises BadFile when a byte is missing or changed."""
+    info = describe(stream, entry, where)
     where = f"{where}: {entry.name}"
     try:
-        info = json.loads(_bytes(stream, *entry.members[LAST], _MAX_JSON, where))
         files = {str(suffix): (int(size), int(crc)) for suffix, (size, crc) in info["files"].items()}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise BadFile("its description is no such JSON.", where, _DAMAGED) from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BadFile("its description names no files.", where, _DAMAGED) from error
     members = {}
     for suffix, (size, crc) in files.items():
         if entry.members.get(suffix, (0, -1))[1] != size:
@@ -120,6 +139,14 @@ def read(stream: IO[bytes], entry: Entry, where: str) -> tuple[dict[str, bytes],
             raise BadFile(f"{suffix} does not have the checksum that was noted.", where, _DAMAGED)
         members[suffix] = data
     return members, info
+
+
+def _more(stream: IO[bytes]) -> bool:
+    """Whether anything but zeros follows."""
+    while block := stream.read(1 << 20):
+        if block.strip(b"\0"):
+            return True
+    return False
 
 
 def _bytes(stream: IO[bytes], offset: int, size: int, most: int, where: str) -> bytes:

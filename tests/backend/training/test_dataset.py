@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import os
@@ -29,6 +30,7 @@ from retake_backend.training.dataset import DamagedData, PairDataset, PairWriter
 from retake_backend.training.moved import with_moved
 from retake_backend.training.pairs import Moved, Pair
 from retake_backend.training.shards import pack, scan
+from retake_backend.training.shards import read as shard_read
 from retake_backend.training.shards_pairs import to_members
 from retake_shared import archive
 from retake_shared.errors import BadFile, RetakeError
@@ -308,6 +310,50 @@ def test_a_changed_byte_costs_its_example_only(tmp_path):
         got = [data.example(n).origin["name"] for n in range(4)]
     assert got == ["n0", "n2", "n2", "n3"]  # its place is taken: every process still has as many
     assert data.skipped == 1
+
+
+def test_a_changed_description_costs_its_example(tmp_path):
+    """A caption with a letter changed is JSON as before; who reads it would train on what nobody wrote."""
+    write(tmp_path, 2)
+    path = tmp_path / "shard_00000.tar"
+    good = path.read_bytes()
+    entry, _ = scan(io.BytesIO(good)).entries
+    offset = entry.members["pair.json"][0]
+
+    def changed(at):
+        return good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :]
+
+    for at in range(offset, good.index(b',"crc":', offset)):
+        with pytest.raises(BadFile, match="its description"):
+            shard_read(io.BytesIO(changed(at)), entry, "changed")
+    path.write_bytes(changed(good.index(b"rolling", offset)))
+    found, told = names(tmp_path)
+    assert found == ["p1"]
+    assert "its description does not have the checksum" in told[0]
+
+
+def test_descriptions_of_older_data_sets_are_read(tmp_path):
+    write(tmp_path, 1)
+    path = tmp_path / "shard_00000.tar"
+    data = path.read_bytes()
+    [entry] = scan(io.BytesIO(data)).entries
+    offset, size = entry.members["pair.json"]
+    before = data[offset : offset + size].rpartition(b',"crc":')[0] + b"}"
+    path.write_bytes(data[:offset] + before.ljust(size) + data[offset + size :])
+    assert names(tmp_path) == (["p0"], [])
+
+
+@pytest.mark.parametrize("size", [200, 512, 2048])
+def test_a_hole_in_a_shard_is_told_or_was_empty_before(tmp_path, size):
+    """Bytes that never reached the disk read as zeros: what comes of the shard is what was written, or it is told."""
+    write(tmp_path, 2)
+    good = (tmp_path / "shard_00000.tar").read_bytes()
+    written = [shard_read(io.BytesIO(good), entry, "good") for entry in scan(io.BytesIO(good)).entries]
+    for at in [*range(0, len(good) - size - 1024, 512), *range(100, len(good) - size - 1024, 1031)]:
+        holed = io.BytesIO(good[:at] + bytes(size) + good[at + size :])
+        found = scan(holed)
+        with contextlib.suppress(BadFile):  # told when it is read
+            assert found.damage or [shard_read(holed, entry, "holed") for entry in found.entries] == written, at
 
 
 def test_a_missing_shard_is_told(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tarfile
 import warnings
 from dataclasses import replace
 
@@ -68,6 +69,20 @@ def test_all_captions_are_known_before_the_training_begins(data, tmp_path):
     stage = Stage("a", 5, (Data(pairs=data), Data(generator="scenes")))
     look = Look(every=5, data=(Data(pairs=tmp_path / "more"),))
     assert captions_of(Config("paper", (stage,), tmp_path, look=look)) == {"", "a ball", "a moon"}
+
+
+def test_captions_are_read_of_what_can_be_read(data, tmp_path):
+    """A shard that is gone, and one whose descriptions are none, cost their examples; the training begins."""
+    broken = tmp_path / "broken"
+    with PairWriter(broken, per_shard=1) as writer:
+        for number, caption in enumerate(("a moon", "a star", "a cloud")):
+            writer.add(replace(ball_pair(), caption=caption), f"p{number}")
+    (broken / "shard_00000.tar").unlink()
+    deep = tarfile.TarInfo("p1.pair.json")
+    deep.size = 100_000
+    (broken / "shard_00001.tar").write_bytes(deep.tobuf(tarfile.USTAR_FORMAT) + b"[" * deep.size + bytes(1024))
+    stage = Stage("a", 5, (Data(pairs=broken),))
+    assert captions_of(Config("paper", (stage,), tmp_path)) == {"", "a cloud"}
 
 
 def test_a_reprojection_is_made_where_it_is_asked_for(data):
