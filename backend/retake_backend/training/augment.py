@@ -68,19 +68,20 @@ def _kept_tracks(tracks: TrackPairs, settings: Augmentation, draw: _Draw) -> Ten
 
 
 def _dropped_object(tracks: TrackPairs, settings: Augmentation, draw: _Draw) -> Tensor:
-    """(B, N): the tracks that lie together with one drawn at random, when they first show and in the source or target
-    both; the whole object goes, as if an artist or a tracker had left it out."""
+    """(B, N): the tracks that stay beside one drawn at random wherever both are present, in the source and the target;
+    the whole object goes, as if an artist or a tracker had left it out. Tracks that never meet it stay."""
     batch, frames, count = tracks.source_present.shape
     if not count:
         return tracks.source_present.new_zeros(batch, count)
     chosen = torch.where(_exists(tracks), draw.share(batch, count), -1.0).argmax(1)
-    distances = []
+    distances, met = [], []
     for xyz, present in ((tracks.source, tracks.source_present), (tracks.target, tracks.target_present)):
         other = xyz.gather(2, chosen[:, None, None, None].expand(batch, frames, 1, xyz.shape[3]))
         both = present & present.gather(2, chosen[:, None, None].expand(batch, frames, 1))
         apart = (xyz - other).abs().amax(-1)  # disparity counts too: what lies behind is another object
         distances.append(torch.where(both, apart, 0.0).amax(1))
-    near = torch.stack(distances).amax(0) < NEIGHBOURHOOD
+        met.append(both.any(1))
+    near = (torch.stack(distances).amax(0) < NEIGHBOURHOOD) & torch.stack(met).any(0)
     return near & (draw.share(batch, 1) < settings.object_share)
 
 

@@ -124,6 +124,17 @@ def test_a_dropped_object_goes_whole_and_alone(batch):
     assert dropped / 360 == pytest.approx(0.5, abs=0.1)
 
 
+def test_tracks_that_never_meet_are_no_one_object(batch):
+    """A camera that pans away: what shows first and what shows later are never beside each other."""
+    early = (torch.arange(9) < 4)[None, :, None] == (torch.arange(40) < 20)
+    shown = early.expand(6, 9, 40)
+    place = torch.full((6, 9, 40, 3), 0.5)
+    two = replace(batch, tracks=replace(batch.tracks, source=place, target=place, source_present=shown,
+                                        target_present=shown))  # fmt: skip
+    left = presence(lost(two, 0, object_share=1.0)).any(1)
+    assert (left[:, :20].sum(1) + left[:, 20:].sum(1) == 20).all()
+
+
 def test_source_frames_go_grey_up_to_that_share_and_never_all(batch):
     shares = []
     for seed in range(60):
