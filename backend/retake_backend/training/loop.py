@@ -36,8 +36,8 @@ RESULT = "result"
 """The folder of what a training is for: the averaged weights, as `Trainee.save` writes them."""
 
 
-_ONLY_HOW = ("latents", "samples", "checkpointing")
-"""Keys of a model's settings that may change while it is trained: its weights and its loss are the same."""
+_ONLY_HOW = ("latents", "samples", "checkpointing", "weights")
+"""Keys of a model's settings that may change while it is trained: what is trained and its loss stay, up to rounding."""
 
 
 class TrainingFailed(RetakeError):
@@ -90,7 +90,8 @@ def train(
             if log and log.trouble:
                 note(log.trouble)
                 log.trouble = ""
-        report(Progress(f"training, {config.stage[-1].name}", steps, steps))
+        with contextlib.suppress(Cancelled):  # too late: it is done, and one process must not leave the others waiting
+            report(Progress(f"training, {config.stage[-1].name}", steps, steps))
     return run.result()
 
 
@@ -114,6 +115,11 @@ class _Run:
         """At step 0, or as the last checkpoint says."""
         trainee.module.to(processes.device)
         check_shares(config, processes.count)
+        if config.precision == "fp32" and any(p.dtype == torch.bfloat16 for p in trainee.module.parameters()):
+            raise RetakeError(
+                'is "fp32", and the model has weights in bf16.',
+                "precision", 'Set weights = "fp32" under [model] too, or precision = "bf16".',
+            )  # fmt: skip
         processes.share(p for p in trainee.module.parameters() if p.requires_grad)
         if config.sharding == "full":
             processes.shard(trainee.module)

@@ -289,6 +289,30 @@ def test_clipping_and_decay_are_those_of_torch(tmp_path):
             torch.testing.assert_close(kept[name], parameter.detach(), rtol=1e-5, atol=1e-7)
 
 
+def test_asked_to_stop_when_all_is_done_it_ends_with_its_result(tmp_path):
+    """Other processes are at the result already: who left them there would let them wait for ever."""
+
+    def stop_at_the_end(progress):
+        if progress.done == progress.total:
+            raise Cancelled
+
+    folder = train(config_of(tmp_path, 2), Colours(), [Numbered()], stop_at_the_end)
+    assert result_of(folder)
+
+
+def test_a_base_in_bf16_and_arithmetic_in_fp32_are_refused_with_the_way_out(tmp_path):
+    """`precision` is what a training that failed is told to change; what hangs together with it must be said."""
+    model = Colours()
+    model.module["frozen"].bfloat16()
+    with pytest.raises(RetakeError, match=r'"fp32".*weights in bf16.*weights = "fp32" under \[model\]'):
+        train(config_of(tmp_path), model, [Numbered()], quiet)
+    config = config_of(tmp_path, precision="bf16", model={"weights": "bf16"})
+    train(config, model, [Numbered()], quiet)
+    exact = replace(config, precision="fp32", model={"weights": "fp32"}, stage=config_of(tmp_path, 13).stage)
+    train(exact, Colours(), [Numbered()], quiet)  # it goes on, as it was told to
+    assert checkpoints.found(tmp_path)[-1].name == "step-00000013"
+
+
 def test_the_source_of_examples_that_fails_stops_the_training(tmp_path):
     class Broken(Numbered):
         def piece(self, number, count):
