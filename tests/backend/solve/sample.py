@@ -6,10 +6,13 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from retake_backend.engines.base import Progress
 from retake_backend.footage import FootageReader
+from retake_backend.models.random_weights import write_random
 from retake_backend.solve.stages import CameraSolve, PointTracks
+from retake_backend.weights.store import WeightStore
 from retake_shared import archive, lifting
 from retake_shared.shot import Solve
 
@@ -22,6 +25,13 @@ NOISE = 0.3  # px
 
 def quiet(progress: Progress) -> None:
     """A report that nobody reads."""
+
+
+def random_store(folder: Path, name: str) -> WeightStore:
+    """A folder of models with a tiny one of that name in it."""
+    torch.set_num_threads(1)
+    write_random(name, folder / name)
+    return WeightStore(folder)
 
 
 @cache

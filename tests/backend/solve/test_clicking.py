@@ -18,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 from retake_backend.engines.base import Progress
 from retake_backend.footage import FootageReader, write_video
-from retake_backend.models.random_weights import write_random
 from retake_backend.solve import clicking
 from retake_backend.solve.masks import GivenMasks
 from retake_backend.weights.store import MissingWeights, WeightStore
@@ -27,16 +26,15 @@ from retake_shared.clicks import MODEL, Click
 from retake_shared.errors import BadShot
 from retake_shared.shot import Footage
 
+from tests.backend.solve.sample import quiet, random_store
+
 WIDTH, HEIGHT, FRAMES = 192, 108, 30
 FOOTAGE = Footage("clip.mp4", 2 * WIDTH, 2 * HEIGHT, Fraction(24), 200)
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> WeightStore:
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("models")
-    write_random(MODEL, folder / MODEL)
-    return WeightStore(folder)
+    return random_store(tmp_path_factory.mktemp("models"), MODEL)
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +42,6 @@ def pictures() -> list[NDArray[np.uint8]]:
     noise = np.random.default_rng(3).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
     soft = cv2.GaussianBlur(noise, (0, 0), 3)
     return [np.asarray(np.roll(soft, 3 * t, 1), np.uint8) for t in range(FRAMES)]
-
-
-def quiet(_: Progress) -> None:
-    pass
 
 
 def test_an_object_is_where_the_stock_model_says(store: WeightStore, pictures: list[NDArray[np.uint8]]) -> None:

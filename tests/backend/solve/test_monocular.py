@@ -18,17 +18,14 @@ from retake_backend.solve.monocular import DEPTH_PRO, PREFERRED
 from retake_backend.solve.stages import CameraSolve, Focal, ObjectGroups
 from retake_backend.weights.store import MissingWeights, WeightStore
 
-from tests.backend.solve.sample import pictures, points, quiet, solved, truth
+from tests.backend.solve.sample import pictures, points, quiet, random_store, solved, truth
 
 SIZE = (672, 384)
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> WeightStore:
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("models")
-    write_random(DEPTH_PRO, folder / DEPTH_PRO)
-    return WeightStore(folder)
+    return random_store(tmp_path_factory.mktemp("models"), DEPTH_PRO)
 
 
 def test_it_is_used_for_depth_only_where_it_is_asked_for(store: WeightStore, tmp_path: Path) -> None:

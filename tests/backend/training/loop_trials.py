@@ -1,5 +1,8 @@
 """A trainee of a few hundred weights and sources without files, for the tests of the loop."""
 
+import json
+from pathlib import Path
+
 import torch
 from retake_backend.conditioning.coordinates import TrackPairs
 from retake_backend.training.batches import Batch
@@ -8,6 +11,18 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 NO_AUGMENTATION = Augmentation(fewest_tracks=1, noise=0, gap=0, gap_share=0, object_share=0, prompt_share=0)
+
+PROCESS = Path(__file__).parent / "loop_process.py"
+"""Trains in a process of its own, to be killed."""
+
+
+def quiet(progress):
+    """A report that nobody reads."""
+
+
+def lines(out):
+    """The metrics that a training wrote, a mapping a line."""
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
 def tracks_of(count, frames, tracks, generator):

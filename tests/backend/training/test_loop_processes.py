@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,17 +13,7 @@ from retake_backend.training.loop import train
 from retake_backend.training.processes import Processes
 from retake_shared.errors import RetakeError
 
-from tests.backend.training.loop_trials import Colours, Numbered, config_of, result_of
-
-PROCESS = Path(__file__).parent / "loop_process.py"
-
-
-def quiet(progress):
-    pass
-
-
-def lines(out):
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+from tests.backend.training.loop_trials import PROCESS, Colours, Numbered, config_of, lines, quiet, result_of
 
 
 def test_two_processes_make_the_steps_of_one(tmp_path):

@@ -69,6 +69,15 @@ def trained(trainee):
     return {name: p for name, p in trainee.module.named_parameters() if p.requires_grad}
 
 
+def descend(trainee, batch, rate, steps):
+    """Plain gradient descent, each step with noise of its own."""
+    optimiser = torch.optim.SGD(trained(trainee).values(), rate)
+    for seed in range(steps):
+        optimiser.zero_grad()
+        step(trainee, batch, seed)
+        optimiser.step()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_overfit_batch_is_learned_and_the_base_stays_as_it_is_bit_for_bit(trainee, one_of_a_ball, name):
     model = trainee(name, levels={"distribution": "uniform", "shift": 1.0})
@@ -88,11 +97,7 @@ def test_an_overfit_batch_is_learned_and_the_base_stays_as_it_is_bit_for_bit(tra
 def test_every_new_weight_learns(trainee, one_of_a_ball, name):
     """What starts as zero hides what lies before it from the first gradient; after a few steps nothing is hidden."""
     model = trainee(name)
-    optimiser = torch.optim.SGD(trained(model).values(), 1.0)
-    for seed in range(3):
-        optimiser.zero_grad()
-        step(model, one_of_a_ball, seed)
-        optimiser.step()
+    descend(model, one_of_a_ball, rate=1.0, steps=3)
     silent = [name for name, p in trained(model).items() if p.grad is None or not p.grad.any()]
     assert silent == []
 
@@ -100,11 +105,7 @@ def test_every_new_weight_learns(trainee, one_of_a_ball, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_saved_parts_are_imported_and_make_a_take(trainee, pairs_of_a_ball, models, tmp_path, ball, name, monkeypatch):
     model = trainee(name)
-    optimiser = torch.optim.SGD(trained(model).values(), 10.0)
-    for seed in range(2):
-        optimiser.zero_grad()
-        step(model, pairs_of_a_ball, seed)
-        optimiser.step()
+    descend(model, pairs_of_a_ball, rate=10.0, steps=2)
     model.save(tmp_path / "result")
     home = tmp_path / "models"
     home.mkdir()
@@ -134,9 +135,7 @@ def test_saved_parts_are_imported_and_make_a_take(trainee, pairs_of_a_ball, mode
 def test_training_goes_on_from_parts(trainee, pairs_of_a_ball, tmp_path, name):
     """The second stage, or a fit, begins with the very loss that the first ended with."""
     model = trainee(name)
-    optimiser = torch.optim.SGD(trained(model).values(), 10.0)
-    step(model, pairs_of_a_ball)
-    optimiser.step()
+    descend(model, pairs_of_a_ball, rate=10.0, steps=1)
     with torch.no_grad():
         ended, _ = model.loss(pairs_of_a_ball, torch.Generator().manual_seed(5))
         model.save(tmp_path / "parts")
