@@ -163,8 +163,8 @@ def bring_in(context: bpy.types.Context) -> None:
     except RuntimeError as error:  # what the operator reported
         current.state, current.words = "failed", str(error).removeprefix("Error:").strip()
         return
-    marking.keep(shots.active_shot(context).retake.clip, job.words)
     current.state = "done"
+    marking.keep(shots.active_shot(context).retake.clip, job.words)
 
 
 def settle(context: bpy.types.Context) -> None:

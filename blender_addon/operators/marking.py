@@ -61,7 +61,10 @@ class RETAKE_OT_mark_moving(bpy.types.Operator):
         return {"FINISHED"}
 
     def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
-        self._area, self._added, self._camera = context.area, 0, None
+        self._area, self._added, self._camera = context.area, 0, ""
+        if self._area is None or self._area.type not in ("VIEW_3D", "CLIP_EDITOR"):
+            self.report({"ERROR"}, "Start it in a 3D view or in the Movie Clip Editor.")
+            return {"CANCELLED"}
         if self._area.type == "VIEW_3D":
             self._look_through(context)
         context.window_manager.modal_handler_add(self)
@@ -69,7 +72,8 @@ class RETAKE_OT_mark_moving(bpy.types.Operator):
         return {"RUNNING_MODAL"}
 
     def modal(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
-        if event.type in {"RIGHTMOUSE", "ESC", "RET", "NUMPAD_ENTER"} and event.value == "PRESS":
+        done = event.type in {"RIGHTMOUSE", "ESC", "RET", "NUMPAD_ENTER"} and event.value == "PRESS"
+        if done or not self._in_sight(context):
             return self._end(context)
         if event.type == "LEFTMOUSE" and event.value == "PRESS":
             at = self._place(context, event)
@@ -103,18 +107,25 @@ class RETAKE_OT_mark_moving(bpy.types.Operator):
         root = shots.active_shot(context)
         space = self._area.spaces.active
         if root is not None and not space.use_local_camera:
-            self._camera = context.scene.camera
+            self._camera = context.scene.camera.name if context.scene.camera is not None else ""
             context.scene.camera = root.retake.source_camera
             space.region_3d.view_perspective = "CAMERA"
+
+    def _in_sight(self, context: bpy.types.Context) -> bool:
+        """Whether the area is still in the window: meanwhile it may be joined to another, or the workspace changed."""
+        return context.window is not None and self._area in context.window.screen.areas[:]
 
     def _tell(self) -> None:
         marked = f"{self._added} marked" if self._added else "Click on each thing that moves by itself"
         self._area.header_text_set(f"{marked}   |   Once in a frame where it is seen well   |   Enter or Esc: done")
 
     def _end(self, context: bpy.types.Context) -> set[str]:
-        self._area.header_text_set(None)
-        if self._camera is not None:
-            context.scene.camera = self._camera
+        if any(self._area in screen.areas[:] for screen in bpy.data.screens):  # else its memory is freed
+            self._area.header_text_set(None)
+        # By name: undo, which works meanwhile, makes all objects anew.
+        camera = context.scene.objects.get(self._camera) if self._camera else None
+        if camera is not None:
+            context.scene.camera = camera
         _redraw(context)
         return {"FINISHED"} if self._added else {"CANCELLED"}
 

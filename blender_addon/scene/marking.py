@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,9 +119,10 @@ def words(clip: bpy.types.MovieClip) -> tuple[str, ...]:
 
 
 def keep(clip: bpy.types.MovieClip, options: Sequence[str]) -> None:
-    """Give a solved shot's clip the marks that its solve was made with."""
+    """Give a solved shot's clip the marks that its solve was made with; those that Blender has no frame for are left."""
     clip.retake_marks.clear()
     for option, value in zip(options[::2], options[1::2], strict=True):
         if option == OPTION:
-            click = clicks.parse(value)
-            add(clip, click.frame + 1, click.x, click.y, click.name)
+            with contextlib.suppress(BadShot):
+                click = clicks.parse(value)
+                add(clip, click.frame + 1, click.x, click.y, click.name)

@@ -18,6 +18,7 @@ from retake_shared.client import Models, ModelState
 
 from blender_addon import marks_panel, models, solving
 from blender_addon.messages import ModelsTold
+from blender_addon.operators.marking import RETAKE_OT_mark_moving
 from blender_addon.scene import marking, shots
 from blender_addon.solve_process import read_record
 
@@ -161,6 +162,38 @@ def test_missing_weights_are_told_with_size_licence_and_a_button(shot):
         models.forget()
 
 
+def test_marking_ends_when_its_view_is_gone_and_touches_what_is_freed_no_more(shot):
+    """Joined to another, or in another workspace: a click belongs to what lies there now."""
+    root, _ = shot
+    scene = bpy.context.scene
+    methods = {
+        name: value for name, value in vars(RETAKE_OT_mark_moving).items() if isinstance(value, types.FunctionType)
+    }
+    marking_now = type("Marking", (), methods)()
+    area = types.SimpleNamespace(regions=[])  # without header_text_set, which a freed area must not be asked for
+    marking_now._area, marking_now._added, marking_now._camera = area, 0, root.retake.target_camera.name
+    scene.camera = root.retake.source_camera
+
+    def click(*areas):
+        window = types.SimpleNamespace(screen=types.SimpleNamespace(areas=list(areas)))
+        manager = types.SimpleNamespace(windows=[])
+        context = types.SimpleNamespace(window=window, scene=scene, window_manager=manager)
+        event = types.SimpleNamespace(type="LEFTMOUSE", value="PRESS", mouse_x=10, mouse_y=10)
+        return marking_now.modal(context, event)
+
+    assert click(area) == {"PASS_THROUGH"}
+    assert click() == {"CANCELLED"}
+    assert scene.camera == root.retake.target_camera
+    marking_now._camera = "removed meanwhile"
+    assert click() == {"CANCELLED"}
+
+
+def test_marks_that_blender_has_no_frame_for_do_not_keep_a_solve_from_coming_in(shot):
+    footage = shot[0].retake.clip
+    marking.keep(footage, ("--click", "98,10,20", "--step", "2", "--click", "1,10,20,dog"))
+    assert [(m.name, m.frame) for m in footage.retake_marks] == [("dog", 2)]
+
+
 def test_marks_are_saved_with_the_file(shot, tmp_path):
     bpy.ops.retake.mark_moving(frame=2, x=10, y=20, name="dog")
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "marked.blend"))
@@ -170,12 +203,12 @@ def test_marks_are_saved_with_the_file(shot, tmp_path):
 
 
 def test_footage_without_a_solve_is_marked_and_solved_with_its_marks(
-    clip,
+    clip,  # noqa: F811
     home,
     backend_python,
-    blend,
+    blend,  # noqa: F811
     tmp_path_factory,
-    monkeypatch,  # noqa: F811
+    monkeypatch,
 ):
     folder = tmp_path_factory.mktemp("models")
     subprocess.run([backend_python, "-c", WRITE_MODEL, MODEL, str(folder)], check=True, timeout=120)
