@@ -4,6 +4,9 @@ Engines are known by name. The modules load when an engine is created, so that l
 options stand in `retake_shared.engine_options`. A further engine comes in through the environment of the process that
 renders, never through a message: `RETAKE_ENGINES="package.module:Class other.module:Class"`, each class with its own
 `name`.
+
+There is one module or folder an engine. What several share: `diffusion`; `following`, for Trajectory Attention on Wan
+and on Stable Video Diffusion (`svd`). `draft_composition` carries what `draft` paints over to the footage.
 """
 
 from __future__ import annotations
