@@ -24,17 +24,19 @@ def relative(c2w: Array) -> Array:
     return moved
 
 
-def cameractrl_errors(c2w: Array, truth: Array) -> tuple[float, float]:
+def cameractrl_errors(c2w: Array, truth: Array, frames: int) -> tuple[float, float]:
     """RotErr and TransErr as CameraCtrl's code has them: sums over the clip, in radians and without unit.
 
-    Poses relative to the first camera; each path is divided by its own greatest distance from there.
+    Poses relative to the first camera; each path is divided by its own greatest distance from there. frames: of the
+    clip; where poses are of some of them only the sums are scaled up, or a take would gain by frames that are not solved.
     """
     own, true = relative(c2w), relative(truth)
     rotation = angles(own[:, :3, :3], true[:, :3, :3]).sum()
     own_path, true_path = (
         path / (np.linalg.norm(path, axis=1).max() + _STILL) for path in (own[:, :3, 3], true[:, :3, 3])
     )
-    return float(rotation), float(np.linalg.norm(own_path - true_path, axis=1).sum())
+    translation = np.linalg.norm(own_path - true_path, axis=1).sum()
+    return float(rotation * frames / len(c2w)), float(translation * frames / len(c2w))
 
 
 def track2view_errors(c2w: Array, truth: Array) -> tuple[float, float]:

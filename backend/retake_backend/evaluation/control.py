@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from retake_shared.errors import BadShot
 from retake_shared.geometry import inside_image
 from retake_shared.shot import Edit
 
@@ -77,17 +76,14 @@ def _in_front(
 Answer = tuple[NDArray[np.float64], NDArray[np.bool_]]
 
 
-def retrack(video: NDArray[np.uint8], wanted: Targets, check: Callable[[], None]) -> Answer | None:
+def retrack(video: NDArray[np.uint8], wanted: Targets, check: Callable[[], None]) -> Answer:
     """Distance (T, N) px of the re-tracked points from the target tracks, and where (T, N) they were seen.
 
-    video: (T, H, W, 3) uint8. None where the tracker can follow nothing in it (black, frozen).
+    video: (T, H, W, 3) uint8. Where it shows nothing to follow (black, flat), points stay where they are.
     """
     grey = [np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8) for picture in video]
     start = wanted.uv[wanted.first, np.arange(len(wanted))]
-    try:
-        uv, seen = follow_from(grey, start, wanted.first, lambda progress: check())
-    except BadShot:
-        return None
+    uv, seen = follow_from(grey, start, wanted.first, lambda progress: check())
     return np.linalg.norm(uv - wanted.uv, axis=2), seen
 
 

@@ -1,7 +1,8 @@
 """Every measure of one clip: what METHODS.md lists, each under one name and by one definition.
 
-Measures of pictures are means over the frames; a frame in which nothing counts (no hole in it) is left out. Measures
-that need a network are there when its weights are (`networks`); those that need a truth, when the item has one.
+Measures of pictures are means over the frames; a frame in which nothing counts (no hole in it) is left out, and one
+that equals the truth counts EQUAL dB: one infinite PSNR would make every mean over it infinite. Measures that need a
+network are there when its weights are (`networks`); those that need a truth, when the item has one.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from .networks import Networks
 from .picture import covisible_ssim, psnr, ssim
 from .sets import Item
 
-VERSION = 2
+VERSION = 3
 """Of the definitions: measures that were kept under another are taken again."""
+
+EQUAL = 100.0
+"""dB."""
 
 Check = Callable[[], None]
 
@@ -137,18 +141,15 @@ def _pictures(found: Measured, video: NDArray[np.uint8], known: Known, networks:
                 now["mlpips"] = networks.lpips.distance(picture, true, covisible[t])
         for name, value in now.items():
             rows.setdefault(name, []).append(value)
-    found.values |= {name: mean_of(values) for name, values in rows.items()}
+    found.values |= {name: mean_of([min(value, EQUAL) for value in values]) for name, values in rows.items()}
     found.curve = rows["psnr"]
 
 
 def _control(found: Measured, video: NDArray[np.uint8], known: Known, check: Check) -> None:
     if not len(known.wanted) or len(video) < 3:
         return
-    true = known.item.truth and video is known.item.pair.target
-    answer = known.of_truth if true else control.retrack(video, known.wanted, check)
-    if answer is None:
-        return
-    distance, seen = answer
+    kept = known.of_truth if video is known.item.pair.target else None
+    distance, seen = kept or control.retrack(video, known.wanted, check)
     found.values["epe"] = control.epe(distance, known.wanted.compared)
     if known.proven is not None:
         found.values["epe_proven"] = control.epe(distance, known.proven)
@@ -165,7 +166,7 @@ def _camera(found: Measured, video: NDArray[np.uint8], item: Item, check: Check)
     if path is None:
         return
     truth = asked.c2w[path.frames]
-    rotation, translation = cameras.cameractrl_errors(path.c2w, truth)
+    rotation, translation = cameras.cameractrl_errors(path.c2w, truth, len(video))
     found.values |= {"rot_cameractrl": rotation, "trans_cameractrl": translation}
     rotation, translation = cameras.track2view_errors(path.c2w, truth)
     found.values |= {"rot_track2view": rotation, "trans_track2view": translation}

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from retake_shared.errors import BadShot
 from retake_shared.shot import Cameras
 
 from ..solve import points
@@ -39,11 +38,8 @@ def camera_path(video: NDArray[np.uint8], lens: Cameras, check: Callable[[], Non
     """
     height, width = video.shape[1:3]
     grey = [np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8) for picture in video]
-    try:
-        followed = points.select(points.follow(grey, lambda progress: check()), (width, height), MOST_POINTS)
-    except BadShot:  # frozen, black, or nothing in it
-        return None
-    if not len(followed):
+    followed = points.select(points.follow(grey, lambda progress: check()), (width, height), MOST_POINTS)
+    if not len(followed):  # black, or nothing in it
         return None
     frames = np.unique(np.linspace(0, len(video) - 1, min(MOST_FRAMES, len(video))).round().astype(np.int64))
     K = lens.resized(width, height).K[frames]

@@ -59,7 +59,7 @@ class Plan:
 @dataclass
 class Outcome:
     """What came of a plan. measured: by item, then by engine or TRUTH. failures: (item, engine or "", the error).
-    pictures: folder of each item's takes."""
+    left_out: why a metric is not there, by its name."""
 
     set_name: str
     plan: Plan
@@ -163,21 +163,24 @@ class _ItemRun:
             except Exception as error:  # an engine may fail in any way; that is a result, and the others go on
                 if engine in self.plan.engines:
                     _fail(outcome, self.name, engine, error)
+        holes_by = takes.get(HOLES_BY) if self.item.pair.moved is None else None
         measured = outcome.measured.setdefault(self.name, {})
         videos: dict[str, NDArray[np.uint8]] = {}
         for engine in self.plan.engines:
             if engine not in takes:
                 continue
             try:
-                video = self._frames(engine, takes[engine])
-            except RetakeError as error:  # the take was damaged after it was written
+                video = videos[engine] = self._frames(engine, takes[engine])
+                measured[engine] = self._measured(engine, video, takes[engine], holes_by)
+            except RetakeError as error:  # the take, or the preview's holes, were damaged after they were written
                 _fail(outcome, self.name, engine, error)
                 continue
-            videos[engine] = video
-            measured[engine] = self._measured(engine, video, takes[engine], HOLES_BY in takes)
             measured[engine].values["seconds"] = takes[engine].seconds
         if self.item.truth:
-            measured[TRUTH] = self._measured(TRUTH, self.item.pair.target, None, HOLES_BY in takes)
+            try:
+                measured[TRUTH] = self._measured(TRUTH, self.item.pair.target, None, holes_by)
+            except RetakeError as error:
+                _fail(outcome, self.name, TRUTH, error)
         return videos
 
     def _settings(self, engine: str) -> RenderSettings:
@@ -201,7 +204,9 @@ class _ItemRun:
     def _is_ours(self, take: Take, settings: RenderSettings, engine: str) -> bool:
         inputs = (take.footage_sha256, take.solve_sha256, take.edit_sha256)
         same = inputs == (self.hashes.footage, self.hashes.solve, self.hashes.edit)
-        whole = all((self.folder / engine / frame_name(t)).is_file() for t in range(take.start, take.stop))
+        names = (frame_name, holes_name) if engine == HOLES_BY else (frame_name,)
+        files = (self.folder / engine / name(t) for name in names for t in range(take.start, take.stop))
+        whole = all(file.is_file() for file in files)
         return same and whole and take.settings == settings and take.engine_version == engines.create(engine).version
 
     def _frames(self, engine: str, take: Take) -> NDArray[np.uint8]:
@@ -211,27 +216,28 @@ class _ItemRun:
             raise BadFile(f"is of shape {video.shape}.", str(folder), "Remove that take and evaluate again.")
         return video
 
-    def _measured(self, name: str, video: NDArray[np.uint8], take: Take | None, has_holes: bool) -> Measured:
+    def _measured(self, name: str, video: NDArray[np.uint8], take: Take | None, holes_by: Take | None) -> Measured:
         """The measures of a video, kept beside its take for the next run."""
         path = self.folder / f"{name}.json"
-        key = self._key(take)
+        key = self._key(take, holes_by)
         kept = _read_measures(path, key)
         if kept is not None:
             return kept
         if self.known is None:
             self._tell("following the truth")
-            self.known = measuring.look_at(self.item, self._holes(has_holes), self.check)
+            self.known = measuring.look_at(self.item, self._holes(holes_by is not None), self.check)
         self._tell(f"measuring {name}")
         found = measuring.measure(video, self.known, self.nets, self.check)
         _write(path, json.dumps(_as_json(found) | {"key": key}, indent=1))
         return found
 
-    def _key(self, take: Take | None) -> str:
+    def _key(self, *takes: Take | None) -> str:
+        """Of all that measures depend on. takes: the one that is measured, and the one that tells the holes."""
         pair, covisible = self.item.pair, self.item.covisible
         parts = [
             measuring.VERSION, self.hashes.footage, self.hashes.solve, self.hashes.edit, _sha256(pair.target),
             "" if covisible is None else _sha256(covisible), self.item.truth, pair.caption, sorted(self.nets.left_out),
-            None if take is None else [take.settings.to_json(), take.engine_version],
+            [take and [take.settings.to_json(), take.engine_version] for take in takes],
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from retake_backend import cli
 from retake_backend.engines.base import RenderedFrame, RenderRequest, Report
+from retake_backend.engines.preview import PreviewEngine
 from retake_backend.evaluation import control, measuring, networks
 from retake_backend.evaluation.picture import psnr
 from retake_backend.evaluation.sets import Item
 from retake_backend.footage import write_png
 from retake_shared import archive
 from retake_shared.errors import Cancelled
-from retake_shared.shot import frame_name
+from retake_shared.shot import frame_name, holes_name
 
 from tests.backend.evaluation.tiny import FRAMES, tiny_pair
 
@@ -91,9 +92,11 @@ def test_preview_and_copy_on_a_tiny_set(tmp_path: Path) -> None:
     assert evaluate(folder, out, "preview", "copy") == 0
     table = report_of(out)["table"]
     pair = tiny_pair()
-    expected = float(np.mean([psnr(a, b) for a, b in zip(pair.source, pair.target, strict=True) if (a != b).any()]))
-    curve = [value for value in report_of(out)["items"]["one"]["copy"]["psnr"] if value != "inf"]
-    assert np.mean(curve) == pytest.approx(expected)
+    expected = [psnr(a, b) for a, b in zip(pair.source, pair.target, strict=True)]
+    curve = [float(value) for value in report_of(out)["items"]["one"]["copy"]["psnr"]]
+    assert curve == pytest.approx(expected)
+    assert curve[0] == np.inf  # both cameras begin at one place; the mean over the clip must not become infinite
+    assert table["copy"]["psnr"] == pytest.approx(np.mean([measuring.EQUAL, *expected[1:]]))
     assert report_of(out)["items"]["one"]["preview"]["psnr"][-1] > curve[-1] + 3
     assert table["preview"]["ssim"] > table["copy"]["ssim"]
     assert table["preview"]["epe_proven"] < table["copy"]["epe_proven"] / 2
@@ -176,6 +179,37 @@ def test_a_take_that_was_damaged_later_is_named(tmp_path: Path) -> None:
     assert "frame_00001.png" in report_of(out)["failures"][0]["error"]
 
 
+def test_holes_that_were_damaged_later_cost_what_needs_them_and_are_made_again_when_gone(tmp_path: Path) -> None:
+    folder, out = write_examples(tmp_path / "set"), tmp_path / "out"
+    assert evaluate(folder, out, "copy") == 0
+    assert "psnr_outside" in report_of(out)["table"]["copy"]
+    hole = out / "items" / "one" / "preview" / holes_name(1)
+    hole.write_bytes(b"no picture")
+    (out / "items" / "one" / "copy.json").unlink()
+    (out / "items" / "one" / "truth.json").unlink()
+    assert evaluate(folder, out, "copy") == 1
+    assert {failure["engine"] for failure in report_of(out)["failures"]} == {"copy", "truth"}
+    assert holes_name(1) in report_of(out)["failures"][0]["error"]
+    hole.unlink()
+    assert evaluate(folder, out, "copy") == 0
+
+
+def test_what_was_measured_without_holes_is_measured_again_when_they_are_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = write_examples(tmp_path / "set"), tmp_path / "out"
+
+    def broken(*_: object) -> Iterator[RenderedFrame]:
+        raise RuntimeError("no memory left for the preview")
+
+    with monkeypatch.context() as without:
+        without.setattr(PreviewEngine, "render", broken)
+        assert evaluate(folder, out, "copy") == 0
+    assert report_of(out)["items"]["one"]["copy"]["values"].keys().isdisjoint({"psnr_holes", "psnr_outside"})
+    assert evaluate(folder, out, "copy") == 0
+    assert "psnr_outside" in report_of(out)["items"]["one"]["copy"]["values"]
+
+
 @pytest.mark.parametrize(
     ("engines", "more", "words"),
     [
@@ -217,7 +251,7 @@ def test_holes_and_the_rest_are_told_apart() -> None:
     holes[:, :20, :30] = True
     video[:, :10, :10] = 0
     found = measured(video, Item(pair), holes)
-    assert found["psnr_outside"] == float("inf")
+    assert found["psnr_outside"] == measuring.EQUAL
     assert found["psnr_holes"] == pytest.approx(
         np.mean([psnr(v, t, h) for v, t, h in zip(video, pair.target, holes, strict=True)])
     )
@@ -244,13 +278,20 @@ def test_a_video_that_stands_still_where_tracks_move_is_off_by_their_motion() ->
     pair = tiny_pair()
     wanted = control.targets(pair.edit, pair.size)
     still = np.repeat(pair.target[:1], FRAMES, 0)
-    answer = control.retrack(still, wanted, lambda: None)
-    assert answer is not None
-    distance, _ = answer
+    distance, _ = control.retrack(still, wanted, lambda: None)
     begun = wanted.compared & (wanted.first == 0)
     for t in range(1, FRAMES):
         where = begun & (np.arange(FRAMES)[:, None] == t)
         assert control.epe(distance, where) == pytest.approx(4 * t, abs=0.3)
+
+
+def test_a_black_video_has_no_camera_and_misses_the_tracks_by_their_motion() -> None:
+    pair = tiny_pair()
+    black = np.zeros_like(pair.target)
+    found = measured(black, Item(pair))
+    assert found["epe"] > 4
+    assert found["camera_failed"] == 100
+    assert "ate" not in found
 
 
 def test_a_track_behind_a_nearer_one_is_taken_to_be_hidden() -> None:
