@@ -12,6 +12,7 @@ from retake_shared import connection
 from retake_shared.errors import RetakeError
 
 from . import __version__, engines
+from .weights.store import WeightStore
 
 PACKAGES = ("numpy", "pyzmq", "opencv-python", "av", "torch", "diffusers", "transformers", "peft", "safetensors")
 _MODULES = {"pyzmq": "zmq", "opencv-python": "cv2"}
@@ -31,7 +32,7 @@ def examine(home: Path) -> int:
     if "torch" not in broken:
         print(f"device       {_device()}")
     try:
-        print(f"engines      {', '.join(engine['name'] for engine in engines.available())}")
+        print(f"engines      {_engines(home)}")
     except (ImportError, AttributeError) as error:
         broken.append("RETAKE_ENGINES")
         print(f"engines      BROKEN: {error}")
@@ -58,11 +59,19 @@ def _room(home: Path) -> str:
     return f"{free:.0f} GB free" + ("" if os.access(existing, os.W_OK) else ", READ-ONLY")
 
 
+def _engines(home: Path) -> str:
+    told = engines.available(_store(home))
+    return ", ".join(engine["name"] + ("" if engine["ready"] else " (lacks weights)") for engine in told)
+
+
+def _store(home: Path) -> WeightStore:
+    return WeightStore(None if os.environ.get("RETAKE_MODELS") else home / "models")
+
+
 def _models(home: Path) -> str:
     from .weights import commands
-    from .weights.store import WeightStore
 
-    return commands.summary(WeightStore(None if os.environ.get("RETAKE_MODELS") else home / "models"))
+    return commands.summary(_store(home))
 
 
 def _running(home: Path) -> str:

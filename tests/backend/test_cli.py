@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from retake_backend import cli, footage
+from retake_backend.weights import shipped
 from retake_shared import archive
 from retake_shared.shot import Cameras, Edit, Solve, Tracks
 
@@ -369,6 +370,26 @@ def test_doctor_tells_versions_device_and_what_runs(tmp_path: Path, capsys: pyte
     (tmp_path / "connection.json").write_text("{")
     assert cli.main(["doctor", "--home", str(tmp_path)]) == 0
     assert "is not a connection file" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_whether_the_model_that_comes_with_the_backend_is_here_is_told(
+    here: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("RETAKE_MODELS", raising=False)
+    monkeypatch.setattr(shipped, "SHIPPED", tmp_path / "with the backend")
+    if here:
+        folder = tmp_path / "with the backend" / "draft"
+        folder.mkdir(parents=True)
+        for name in ("config.json", shipped.WEIGHTS):
+            (folder / name).touch()
+    assert cli.main(["doctor", "--home", str(tmp_path)]) == 0
+    assert ("draft (lacks weights)" in capsys.readouterr().out) == (not here)
+    monkeypatch.setenv("RETAKE_MODELS", str(tmp_path / "models"))
+    assert cli.main(["models", "list"]) == 0
+    told = capsys.readouterr().out
+    assert "draft comes with the backend" in told
+    assert ("its weights are missing" in told) == (not here)
 
 
 def test_bad_usage_is_told_before_anything_is_read(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from retake_shared.errors import RetakeError
 
 from ..progress_line import ProgressLine
+from . import shipped
 from .catalogue import CATALOGUE, find, size_in_words
 from .store import Entry, Report, WeightStore
 from .task import damaged
@@ -34,6 +35,9 @@ def list_models(store: WeightStore, as_json: bool) -> int:
         if entry.damage:
             print(f"\n{entry.model.name} is damaged: {entry.damage}")
     print(f"\nplace: {store.folder}")
+    for name in shipped.NAMES:
+        folder = shipped.find(name, store)
+        print(f"{name} comes with the backend: {folder or 'its weights are missing, install the backend again'}")
     return 0
 
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from retake_shared.engine_options import ENGINES
 from retake_shared.errors import RetakeError
 
 from .store import WeightStore
 
 SHIPPED = Path(__file__).parents[1] / "models" / "weights"
+NAMES = tuple(engine.shipped for engine in ENGINES if engine.shipped)
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
