@@ -12,7 +12,6 @@ and nothing is ever unpacked to the disk.
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from bisect import bisect_right
 from collections import OrderedDict
@@ -22,10 +21,8 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from retake_shared.errors import BadFile, RetakeError
-from torch.utils.data import IterableDataset, get_worker_info
 
 from . import shards, shards_pairs
 from .pairs import Pair
@@ -99,63 +96,24 @@ def read(folder: Path | Sequence[Path]) -> Iterator[tuple[str, Pair]]:
         warnings.warn(f"{skipped} of {len(held)} examples were left out.", DamagedData, stacklevel=2)
 
 
-class PairDataset(IterableDataset[Pair]):
-    """The examples of data sets as a stream without end, for a DataLoader with any number of workers.
+class PairDataset:
+    """The examples of data sets as a sequence without end, epoch after epoch.
 
     The order is one for a seed and an epoch: the shards are shuffled, and the examples in a window of `shuffle` (0: as
-    they lie), so that reading stays nearly in sequence and nothing is held in memory. Rank r of `world` gets every
-    world-th example; an epoch is cut so that all ranks get equally many. Give `batch` as the DataLoader's batch_size:
-    the stream of a rank is then the same for any number of workers.
-
-    position: how many examples of this rank's stream are done; iteration begins there. The loop that trains adds to it
-    (workers read ahead, they do not know), and keeps `state_dict`. skipped: bad examples so far, in whose places others
-    were given. Raises BadFile where there is no data set, none in it, or no example that can be read.
+    they lie), so that reading stays nearly in sequence and nothing is held in memory. skipped: bad examples so far, in
+    whose places others were given. Raises BadFile where there is no data set, none in it, or no example that can be
+    read.
     """
 
-    _SLOTS = 128
-
-    def __init__(
-        self,
-        folders: Path | Sequence[Path],
-        *,
-        seed: int = 0,
-        shuffle: int = 1024,
-        rank: int = 0,
-        world: int = 1,
-        batch: int = 1,
-    ) -> None:
+    def __init__(self, folders: Path | Sequence[Path], *, seed: int = 0, shuffle: int = 1024) -> None:
         self.folders = [folders] if isinstance(folders, Path) else list(folders)
-        self.seed, self.shuffle, self.rank, self.world, self.batch = seed, shuffle, rank, world, batch
-        self.position = 0
+        self.seed, self.shuffle, self.skipped = seed, shuffle, 0
         self._shards = Examples(self.folders)
         self._order: tuple[int, NDArray[np.int64]] | None = None
-        self._skipped = torch.zeros(self._SLOTS, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         starts = self._shards.starts
         self.pairs, self._sizes = starts[-1], np.diff(starts)
-        if self.pairs < world:
-            raise BadFile(f"holds {self.pairs} examples for {world} processes.", str(self.folders[0]), "Make more.")
-
-    @property
-    def per_epoch(self) -> int:
-        """Examples that each rank gets of one epoch."""
-        return self.pairs // self.world
-
-    @property
-    def skipped(self) -> int:
-        """Bad examples so far, in this process and its workers."""
-        return int(self._skipped.sum())
-
-    def state_dict(self) -> dict[str, int]:
-        """Where the stream is; plain numbers."""
-        return {"position": self.position, "seed": self.seed, "pairs": self.pairs}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from there. Raises BadFile when the data or the seed are others than they were."""
-        for key in ("seed", "pairs"):
-            if state[key] != self.state_dict()[key]:
-                what = f"{key} is {self.state_dict()[key]}, it was {state[key]}."
-                raise BadFile(what, str(self.folders[0]), "Go on with the same data and seed, or start anew.")
-        self.position = state["position"]
+        if not self.pairs:
+            raise BadFile("holds no example.", str(self.folders[0]), "Make some.")
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The numbers of all examples in the order of an epoch."""
@@ -172,28 +130,19 @@ class PairDataset(IterableDataset[Pair]):
         return numbers
 
     def example(self, number: int) -> Pair:
-        """Example `number`, 0 and up without end, of the stream of all ranks together. Not for two threads at once."""
-        epoch, place = divmod(number, self.per_epoch * self.world)
+        """Example `number`, 0 and up without end. Not for two threads at once."""
+        epoch, place = divmod(number, self.pairs)
         if self._order is None or self._order[0] != epoch:
             self._order = epoch, self.order(epoch)
         return self._good(self._order[1], place)
 
-    def __iter__(self) -> Iterator[Pair]:
-        info = get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        begun = self.position
-        for at in itertools.count(begun):
-            if (at - begun) // self.batch % workers == worker:
-                yield self.example(at * self.world + self.rank)
-
     def _good(self, order: NDArray[np.int64], place: int) -> Pair:
         """The example at a place of the order, or the next good one behind it."""
-        info = get_worker_info()
         for ahead in range(len(order)):
             number = int(order[(place + ahead) % len(order)])
             try:
                 return self._shards.name_and_pair(number)[1]
             except RetakeError as error:
-                self._skipped[info.id % self._SLOTS if info else 0] += 1
+                self.skipped += 1
                 warnings.warn(str(error), DamagedData, stacklevel=2)
         raise BadFile("holds no example that can be read.", str(self.folders[0]), "Make the data set again.")

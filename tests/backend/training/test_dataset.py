@@ -36,7 +36,6 @@ from retake_shared import archive
 from retake_shared.errors import BadFile, RetakeError
 from retake_shared.geometry import intrinsics
 from retake_shared.shot import Cameras, Edit, RenderSettings, Solve, Tracks
-from torch.utils.data import DataLoader
 
 
 def make_pair(seed=0, frames=3, size=(32, 24), tracks=6, whole=True):
@@ -451,8 +450,8 @@ def twenty(tmp_path_factory):
     return folder
 
 
-def seeds(pairs, count):
-    return [pair.origin["seed"] for pair in itertools.islice(pairs, count)]
+def seeds(data, count):
+    return [data.example(number).origin["seed"] for number in range(count)]
 
 
 def test_every_example_comes_once_an_epoch_in_an_order_of_its_own(twenty):
@@ -466,44 +465,20 @@ def test_every_example_comes_once_an_epoch_in_an_order_of_its_own(twenty):
     assert sorted(seeds(PairDataset([twenty, twenty], seed=1), 40)) == sorted([*range(20)] * 2)
 
 
-def test_ranks_share_an_epoch_and_get_equally_many(twenty):
-    ranks = [seeds(PairDataset(twenty, seed=1, rank=rank, world=3), 6) for rank in range(3)]
-    assert len({seed for rank in ranks for seed in rank}) == 18
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_workers_do_not_change_the_stream_and_it_goes_on_where_it_was(twenty, workers):
-    plain = seeds(PairDataset(twenty, seed=5, batch=2), 30)
-    data = PairDataset(twenty, seed=5, batch=2)
-    data.load_state_dict({"position": 6, "seed": 5, "pairs": 20})
-    loader = DataLoader(data, 2, num_workers=workers, collate_fn=list, prefetch_factor=2)
-    got = [pair.origin["seed"] for batch in itertools.islice(loader, 6) for pair in batch]
-    assert got == plain[6:18]
-
-
-def test_going_on_with_other_data_is_refused(twenty):
-    data = PairDataset(twenty, seed=5)
-    data.position += 7
-    state = data.state_dict()
-    assert state == {"position": 7, "seed": 5, "pairs": 20}
-    with pytest.raises(BadFile, match="seed is 6, it was 5"):
-        PairDataset(twenty, seed=6).load_state_dict(state)
-
-
-def test_damage_is_counted_over_all_workers(twenty, tmp_path):
+def test_the_place_of_what_is_damaged_is_taken_by_what_is_good(tmp_path):
+    write(tmp_path / "empty", 0)
+    with pytest.raises(BadFile, match="holds no example"):
+        PairDataset(tmp_path / "empty")
     write(tmp_path, 4, 2)
     path = tmp_path / "shard_00000.tar"
     path.write_bytes(path.read_bytes()[:300])
-    data = PairDataset(tmp_path, batch=1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        loader = DataLoader(data, 1, num_workers=2, collate_fn=list)
-        got = [batch[0].origin["seed"] for batch in itertools.islice(loader, 12)]
-    assert set(got) == {2, 3}
-    assert data.skipped >= 6
+    data = PairDataset(tmp_path)
+    with pytest.warns(DamagedData, match="0 of 2 examples"):
+        assert set(seeds(data, 8)) == {2, 3}
+    assert data.skipped >= 4
     (tmp_path / "shard_00001.tar").write_bytes(b"")
     with pytest.raises(BadFile, match="no example that can be read"), pytest.warns(DamagedData):
-        next(iter(PairDataset(tmp_path)))
+        PairDataset(tmp_path).example(0)
 
 
 # --- what models see ------------------------------------------------------------------------------------------------
