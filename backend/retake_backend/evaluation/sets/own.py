@@ -40,7 +40,8 @@ def held_out() -> ItemSet:
         from ...training.generator.made import GeneratorSettings, make_pairs
         from ...training.generator.scenes import SceneSettings
 
-        scenes = SceneSettings(frames=_FRAMES, width=_SIZE[0], height=_SIZE[1])
+        # Every camera moves: an edit that leaves all as it was has nothing to measure.
+        scenes = SceneSettings(frames=_FRAMES, width=_SIZE[0], height=_SIZE[1], still_camera=0.0)
         return Item(make_pairs(GeneratorSettings(scenes), 1, HELD_OUT_SEED + number)[0])
 
     return ItemSet("held-out", tuple(f"scene {number:02d}" for number in range(HELD_OUT)), load)
