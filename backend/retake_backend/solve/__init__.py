@@ -12,8 +12,8 @@ Points: `points.py` follows them with `patches.py`, on a `proxy.py` of large foo
 `plugins.py` runs those of others; `asked.py` follows points that somebody asks for.
 
 Cameras: `cameras.py` tells the kinds of shot apart by `motion.py`. `tripod.py` solves cameras that stay in one place,
-`moving.py` those that move, from the mappers of `colmap_process.py`; `assembly.py` goes on to all frames and points,
-with the one still world that `consensus.py` finds. They share `camera_job.py` (what all begin from) and `refitting.py`
+`moving.py` those that move, from the mappers of `colmap_process.py` or a guess of `zooming.py`; `assembly.py` goes on
+to all frames and points, with the one still world that `consensus.py` finds. They share `camera_job.py` (what all begin from) and `refitting.py`
 (fitted once more). Beneath lie `bundle.py` (cameras, points and sightings as data), `triangulation.py` (points from
 cameras), and `adjustment.py` (both at once) with its `unknowns.py`.
 

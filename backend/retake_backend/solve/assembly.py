@@ -17,7 +17,7 @@ from retake_shared.shot import Cameras
 from .adjustment import Adjusted, adjust
 from .bundle import Array, Bundle, Observations, cost, medians, undistort
 from .camera_job import LEAST_POINTS, LEAST_SEEN, STILL, Job, zoom_note
-from .consensus import SHARP, Fit, settled, unbent
+from .consensus import Fit, settled, unbent
 from .moving import Moving
 from .refitting import all_frames, quality, share_of
 from .stages import CameraSolve, Kind
@@ -28,9 +28,8 @@ LITTLE_PARALLAX = 1.0
 """Degrees, median over the points, under which depths are not known well."""
 
 
-def assembled(job: Job, moving: Moving, exact: float) -> CameraSolve:
-    """Cameras of all frames, and all points. exact: px by which followed points are typically off."""
-    sharp = SHARP * exact
+def assembled(job: Job, moving: Moving, sharp: float) -> CameraSolve:
+    """Cameras of all frames, and all points. sharp: px, where a sighting begins not to count."""
     adjusted, notes = _sharpened(job, moving, sharp)
     usual = quality(adjusted.bundle, Observations.of(job.points.select(moving.used), moving.frames))[0]
     job.at(5)

@@ -16,11 +16,12 @@ from ..engines.base import Report
 from . import motion
 from .assembly import assembled
 from .camera_job import LEAST_POINTS, Job
+from .consensus import SHARP
 from .moving import find_moving
 from .stages import CameraSolve, Focal, PointTracks
 from .tripod import standing, turning_camera
 
-VERSION = 4
+VERSION = 5
 
 _TURNED = 16  # keyframes that tell whether the camera only turns
 
@@ -60,7 +61,7 @@ def solve_cameras(
     if turning is not None and turning.typical < min(2 * exact, 0.5) and turning.explained > 0.85:
         return turning_camera(job, np.flatnonzero(agree), few, turning)
     job.at(2)
-    moving = find_moving(job, np.flatnonzero(agree), keys, few, turning)
+    moving = find_moving(job, np.flatnonzero(agree), keys, few, turning, SHARP * exact)
     if turning is not None and (turning.typical < 2.0 or moving is None) and turning.explained > 0.5:
         worth = moving is not None and moving.typical < 0.6 * turning.typical
         if not worth:
@@ -71,4 +72,4 @@ def solve_cameras(
             "camera solve",
             "Give the focal length if you know it, mask what moves, or choose a range in which the camera moves more.",
         )
-    return assembled(job, moving, exact)
+    return assembled(job, moving, SHARP * exact)

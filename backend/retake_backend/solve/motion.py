@@ -232,7 +232,7 @@ def turn(
     if np.median(best.bundle.errors(seen)) < 6.0:
         best = adjust(best.bundle, seen, positions=False, focal=unknown, guess=hint, times=frames, check=check)
     zooms = False
-    ratio = _zoom(chosen)
+    ratio = growth(chosen)
     if np.ptp(np.log(ratio)) > 0.02 and len(frames) >= 4:
         start = _best_chain(chosen, seen, size, guesses, ratio / np.median(ratio), check)
         if start is not None and np.median(start.bundle.errors(seen)) < 12.0:
@@ -255,16 +255,16 @@ def _best_chain(
     """The best of the chains for some focal lengths, after a few iterations."""
     best: Adjusted | None = None
     for value in guesses:
-        chain = _chain(points, size, value, ratio)
-        if chain is None:
+        turned = chain(points, size, value, ratio)
+        if turned is None:
             return None
-        quick = adjust(chain, seen, positions=False, scale=3.0, smooth=0, iterations=5, check=check)
+        quick = adjust(turned, seen, positions=False, scale=3.0, smooth=0, iterations=5, check=check)
         if best is None or quick.cost < best.cost:
             best = quick
     return best
 
 
-def _zoom(points: PointTracks) -> Array:
+def growth(points: PointTracks) -> Array:
     """(T,) how much larger the picture has become up to each frame."""
     ratio = np.ones(points.frame_count)
     for t in range(1, points.frame_count):
@@ -277,7 +277,7 @@ def _zoom(points: PointTracks) -> Array:
     return ratio
 
 
-def _chain(points: PointTracks, size: tuple[int, int], focal: float, ratio: Array | None = None) -> Bundle | None:
+def chain(points: PointTracks, size: tuple[int, int], focal: float, ratio: Array | None = None) -> Bundle | None:
     """Rotations from frame to frame for one focal length (times ratio (T,)), and the directions of the points."""
     centre = (size[0] / 2, size[1] / 2)
     f = np.full(points.frame_count, focal) if ratio is None else focal * ratio

@@ -2,7 +2,8 @@
 
 Keyframes go to COLMAP's mappers (`colmap_process.py`), with one focal length, and where that explains little, with one
 for each; a path that is too short for a mapper begins from a camera that only turns. From each, all frames are adjusted
-together, and the one that leaves the points least unexplained is taken.
+together, and the one that leaves the points least unexplained is taken. Where that has a view that hardly a lens has,
+a zoom may have been taken for a move (`zooming.py`).
 """
 
 from __future__ import annotations
@@ -15,18 +16,22 @@ from retake_shared import geometry
 
 from . import motion
 from .adjustment import Adjusted, adjust
-from .bundle import Bundle, Observations
+from .bundle import Bundle, Observations, cost
 from .camera_job import LEAST_POINTS, Job
 from .colmap_process import Mapped, solve_keyframes
+from .consensus import Fit, settled
 from .refitting import quality, resected, some_frames, trimmed
 from .triangulation import directions, rays_of, triangulate
 from .unknowns import FocalUnknown
+from .zooming import zoomed_start
 
 _BUNDLED = 400  # points a keyframe is mapped with
 _ADJUSTED = 260  # points a frame is adjusted with
 _GOOD = 0.5  # px, typical error of a camera that needs no other
 _KEPT = 0.3  # of the points that a mapper was given; one that drops more may have made up a world for the rest
 _SHORT_PATH = 6.0  # px by which a camera that only turns may be off and still be where to begin
+_WIDEST = 110.0  # degrees across the longer side; hardly a lens sees more
+_FAR_BETTER = 0.7  # of the cost, left by a zoom that is believed
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,37 @@ class Moving:
 
 
 def find_moving(
+    job: Job,
+    agree: NDArray[np.int64],
+    keys: NDArray[np.int64],
+    turned: NDArray[np.int64],
+    turning: motion.Turn | None,
+    sharp: float,
+) -> Moving | None:
+    """The camera that explains most. agree: which points of the job. keys: frames to map; turned: those of `turning`.
+    sharp: px, where a sighting begins not to count when the points are explained as exactly as they were followed."""
+    found = _best(job, agree, keys, turned, turning)
+    if found is None or job.focal or _view(found, job) < _WIDEST:
+        return found
+    zoomed = _from_zoom(job, agree, turned, sharp)
+    if zoomed is None or _settled_cost(job, zoomed, sharp) > _FAR_BETTER * _settled_cost(job, found, sharp):
+        return found
+    return zoomed
+
+
+def _view(moving: Moving, job: Job) -> float:
+    """Degrees across the longer side, the widest of the clip."""
+    return float(np.degrees(2 * np.arctan(max(job.size) / 2 / moving.adjusted.bundle.f.min())))
+
+
+def _settled_cost(job: Job, moving: Moving, sharp: float) -> float:
+    """What is left unexplained where the focal length is free in every frame; the same points and frames for all."""
+    seen = Observations.of(job.points.select(moving.used), moving.frames)
+    fit = Fit(sharp, "curve", job.expected, moving.frames, job.check)
+    return cost(settled(moving.adjusted.bundle, seen, fit).bundle, seen, sharp)
+
+
+def _best(
     job: Job,
     agree: NDArray[np.int64],
     keys: NDArray[np.int64],
@@ -88,12 +124,27 @@ def _from_mapper(
     job: Job, agree: NDArray[np.int64], keys: NDArray[np.int64], mapped: Mapped, zoom: bool
 ) -> Moving | None:
     """All frames adjusted together from what a mapper made of the keyframes."""
-    every = np.arange(job.points.frame_count)
     w2c = geometry.invert_rigid(mapped.c2w)
-    solved = keys[mapped.rows]
     small = Bundle(
         w2c[:, :3, :3], mapped.c2w[:, :3, 3], np.asarray(mapped.focal, np.float64), np.zeros((0, 3)), job.centre
     )
+    words = f"COLMAP's {mapped.mapper} mapper: {len(mapped.rows)} of {len(keys)} keyframes, {mapped.error:.2f} px"
+    return _from_some(job, agree, keys[mapped.rows], small, zoom, words)
+
+
+def _from_zoom(job: Job, agree: NDArray[np.int64], turned: NDArray[np.int64], sharp: float) -> Moving | None:
+    """All frames adjusted together from a guess of how the lens zooms."""
+    small = zoomed_start(job, agree, turned, sharp)
+    return (
+        None if small is None else _from_some(job, agree, turned, small, True, "a lens that zooms as the camera goes")
+    )
+
+
+def _from_some(
+    job: Job, agree: NDArray[np.int64], solved: NDArray[np.int64], small: Bundle, zoom: bool, begun: str
+) -> Moving | None:
+    """All frames adjusted together from cameras of some, `solved`."""
+    every = np.arange(job.points.frame_count)
     frames, used = _chosen(job, agree)
     tracks = job.points.select(used)
     X, angle = triangulate(small, Observations.of(tracks, solved))
@@ -109,8 +160,7 @@ def _from_mapper(
     posed = replace(posed, X=np.nan_to_num(X))
     seen = seen.only(~np.isnan(X[seen.point, 0]))
     seen = seen.only(posed.errors(seen) < 25)
-    words = f"COLMAP's {mapped.mapper} mapper: {len(mapped.rows)} of {len(keys)} keyframes, {mapped.error:.2f} px"
-    return _adjusted(job, posed, seen, frames, used, zoom, words)
+    return _adjusted(job, posed, seen, frames, used, zoom, begun)
 
 
 def _from_turning(job: Job, agree: NDArray[np.int64], turned: NDArray[np.int64], turning: motion.Turn) -> Moving | None:

@@ -240,6 +240,16 @@ def test_a_long_lens_is_not_shortened_by_what_is_usual(rendered: Rendered) -> No
     assert errors(solve.cameras.c2w, scene.c2w)[0] < 0.2
 
 
+def test_a_zoom_against_a_move_is_not_a_wide_lens_in_a_world_inside_out(rendered: Rendered) -> None:
+    scene = rendered("dolly_zoom")
+    solve = solve_cameras(scene.points, (448, 256), None, None, quiet)
+    position, angle = errors(solve.cameras.c2w, scene.c2w)
+    assert position < 1
+    assert angle < 0.5
+    assert np.abs(solve.cameras.K[:, 0, 0] / scene.f - 1).max() < 0.15
+    assert any("zoom" in note for note in solve.notes)
+
+
 def test_a_camera_that_creeps_is_not_on_a_tripod() -> None:
     """Over a few frames everything stands still; over the clip it does not."""
     scene = film(0.035 * orbit()[0], turned(0.0175 * ramp, none), same, movers=0.0, outliers=0.01, noise=0.1)
