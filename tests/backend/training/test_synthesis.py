@@ -277,6 +277,25 @@ def test_crashes_and_hangs_cost_one_scene(stand_in: list[str], tmp_path: Path) -
     assert told.count("built") == 8 + 3, "those three were begun twice"
 
 
+def test_what_blender_prints_into_a_line_of_ours_does_not_end_the_run(tmp_path: Path) -> None:
+    program = tmp_path / "glued.py"
+    program.write_text(
+        textwrap.dedent("""
+        import sys
+        for line in sys.stdin:
+            print('Info: a@retake {"done": "built"}Fra:1 Mem:20M', flush=True)
+            print('@retake {"done": "cutFra:2', flush=True)
+            print('@retake 5', flush=True)
+            print('@retake {"ended": 0} Saved: 1.png', flush=True)
+        """)
+    )
+    told: list[str] = []
+    with crew.Crew([sys.executable, str(program)], 1) as blenders:
+        outcomes = list(blenders.shoot(_orders(tmp_path, 0, 5), lambda s, w: told.append(w) if w else None))
+    assert outcomes == [crew.Outcome(0), crew.Outcome(5)]
+    assert told == ["built", "built"]
+
+
 def test_a_program_that_is_no_blender_is_told_at_once(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "raise SystemExit('no bpy here')"]
     with crew.Crew(command, 1) as blenders, pytest.raises(RetakeError, match="no bpy here") as told:

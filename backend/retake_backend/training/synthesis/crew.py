@@ -180,11 +180,11 @@ class Crew:
             return None
         if line is None:
             return self._lost(blender, "crashed", waiting)
-        if MARK not in line:
+        said = _said(line)
+        if said is None:
             blender.words.append(line)
             return None
         blender.heard = time.monotonic()
-        said = json.loads(line[line.index(MARK) + len(MARK) :])
         order = blender.order
         assert order is not None
         if "done" in said:
@@ -205,3 +205,15 @@ class Crew:
             return None
         said = " / ".join(word for word in list(blender.words)[-4:] if word) or "it said nothing"
         return Outcome(order.seed, f"Blender {how} (exit code {blender.process.returncode}): {said:.400}")
+
+
+def _said(line: str) -> dict[str, Any] | None:
+    """What our own script says in a line of Blender's, which may print before and behind it; None where it is silent."""
+    _, mark, rest = line.partition(MARK)
+    if not mark:
+        return None
+    try:
+        said, _ = json.JSONDecoder().raw_decode(rest)
+    except ValueError:
+        return None
+    return said if isinstance(said, dict) else None
