@@ -36,31 +36,42 @@ class Log:
 
     def __init__(self, out: Path, step: int) -> None:
         self.trouble = ""
-        self._path = out / METRICS
-        out.mkdir(parents=True, exist_ok=True)
-        self._forget_after(step)
-        self._board = SummaryWriter(str(out / TENSORBOARD), purge_step=step + 1)
+        self._out, self._step, self._path = out, step, out / METRICS
+        self._board: SummaryWriter | None = None
+        try:
+            self._open()
+        except OSError as error:
+            self._tell(error)
 
     def __enter__(self) -> Log:
         return self
 
     def __exit__(self, *failure: object) -> None:
         try:
-            self._board.close()
+            if self._board is not None:
+                self._board.close()
         except OSError as error:
             self._tell(error)
 
     def add(self, step: int, figures: Mapping[str, float], picture: Picture | None = None) -> None:
         """Figures after so many steps; picture: (H, W, 3) uint8, shown beside them."""
         try:
+            board = self._board or self._open()
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, **figures}) + "\n")
             for name, value in figures.items():
-                self._board.add_scalar(name, value, step)
+                board.add_scalar(name, value, step)
             if picture is not None:
-                self._board.add_image("samples", picture, step, dataformats="HWC")
+                board.add_image("samples", picture, step, dataformats="HWC")
         except OSError as error:
             self._tell(error)
+
+    def _open(self) -> SummaryWriter:
+        """Begin, or go on behind what an earlier run wrote; once more at the next figures where there is no room."""
+        self._out.mkdir(parents=True, exist_ok=True)
+        self._forget_after(self._step)
+        self._board = SummaryWriter(str(self._out / TENSORBOARD), purge_step=self._step + 1)
+        return self._board
 
     def _tell(self, error: OSError) -> None:
         self.trouble = f"Figures could not be written ({error.strerror or error}); the training goes on without."

@@ -240,6 +240,29 @@ def test_figures_that_find_no_room_cost_no_training(tmp_path, monkeypatch):
     assert checkpoints.found(tmp_path)[-1].name == "step-00000012"
 
 
+def test_a_disk_that_is_full_at_the_beginning_costs_only_the_figures_until_there_is_room(tmp_path, monkeypatch):
+    def stop_at_six(progress):
+        if progress.done == 6:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        train(config_of(tmp_path), Colours(), [Numbered()], stop_at_six)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 7, "lo')
+    path_open, steps = Path.open, [6]
+
+    def limited(self, *given, **more):
+        if self.name == "metrics.jsonl.part" and steps[-1] < 8:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return path_open(self, *given, **more)
+
+    monkeypatch.setattr(Path, "open", limited)
+    notes = []
+    train(config_of(tmp_path), Colours(), [Numbered()], lambda p: steps.append(p.done), note=notes.append)
+    assert notes[1:] == 2 * ["Figures could not be written (No space left on device); the training goes on without."]
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4, 5, 6, 9, 10, 11, 12]
+
+
 def test_a_damaged_checkpoint_is_named_with_what_to_do(tmp_path):
     train(config_of(tmp_path), Colours(), [Numbered()], quiet)
     path = checkpoints.found(tmp_path)[-1] / "moments.safetensors"
