@@ -344,6 +344,24 @@ def test_what_is_asked_for_is_made_of_whole_scenes_and_cut_at_the_end() -> None:
     assert [s for s, _ in more][: len(scenes)] == [s for s, _ in scenes], "more clips are the same ones, and others"
 
 
+def test_unfinished_scenes_are_gone_on_with_only_with_the_same_files(tmp_path: Path) -> None:
+    def work(folder: Path) -> str:
+        files = plan.Files.find(None, folder)
+        asked = commands.Asked(Path("x"), 2, 5, (224, 128), 17, 1, "draft", "", files)
+        return commands._fingerprint(asked.settings(), asked)
+
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "chair.glb").write_bytes(b"chair")
+    first = work(tmp_path / "here")
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert work(tmp_path / "there") == first, "a folder that was moved costs nothing"
+    (tmp_path / "there" / "chair.glb").write_bytes(b"table")
+    assert work(tmp_path / "there") != first
+    (tmp_path / "there" / "chair.glb").rename(tmp_path / "there" / "lamp.glb")
+    (tmp_path / "there" / "lamp.glb").write_bytes(b"chair")
+    assert work(tmp_path / "there") != first
+
+
 @pytest.mark.parametrize("change", [{"clips": 0}, {"frames": 1}, {"seed": -1}, {"size": (16, 128)}])
 def test_what_cannot_be_made_is_refused(change: dict[str, object]) -> None:
     asked = commands.Asked(Path("x"), 2, 5, (224, 128), 17, 1, "draft", "", plan.Files())

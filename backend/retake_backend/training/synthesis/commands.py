@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import os
 import shutil
 import sys
@@ -12,8 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from retake_shared.errors import RetakeError
+from retake_shared.errors import BadFile, RetakeError
 
+from ...footage import sha256
 from ...progress_line import ChangingLine
 from ..dataset import PairWriter
 from . import crew, plan
@@ -172,6 +174,15 @@ def make(asked: Asked, check: Callable[[], None], tell: Tell, silence: float = 9
 
 
 def _fingerprint(settings: dict[str, int], asked: Asked) -> str:
-    """The name of the folder of unfinished scenes: other settings must not go on with these pictures."""
+    """The name of the folder of unfinished scenes: other settings or files must not go on with these pictures. Raises
+    BadFile where a file cannot be read."""
+    digest = hashlib.sha256()
+    for kind in (asked.files.figures, asked.files.models):
+        digest.update(f"{len(kind)} files\n".encode())
+        for file in kind:  # in the order in which a seed draws from them
+            try:
+                digest.update(f"{Path(file).name}\n{sha256(file)}\n".encode())
+            except OSError as error:
+                raise BadFile(f"cannot be read: {error.strerror}.", file, "Take it out of the folder.") from error
     size = f"{settings['width']}x{settings['height']}x{asked.frames}-{settings['samples']}"
-    return f"{size}-{len(asked.files.figures)}-{len(asked.files.models)}"
+    return f"{size}-{digest.hexdigest()[:16]}"
