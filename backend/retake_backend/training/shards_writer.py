@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -64,13 +65,14 @@ class PairWriter:
 
     per_shard: examples in a shard. depth: keep the solves' depth maps, which are much the largest part of an example
     and of use only for making the reprojection. names: of the examples that are there; one that is added is there even
-    if this process is killed. One writer at a time. Leaving the block ends the last shard; after an error it stays in
+    if this process is killed. shapes: (frames, height, width) of the first in each shard that was there. One writer at a time. Leaving the block ends the last shard; after an error it stays in
     the making, and the next writer goes on with it. Raises RetakeError (disk full, folder in use), BadFile.
     """
 
     def __init__(self, folder: Path, per_shard: int = 64, depth: bool = True) -> None:
         self.folder, self.per_shard, self.depth = Path(folder), per_shard, depth
         self.names: set[str] = set()
+        self.shapes: set[tuple[int, int, int]] = set()
         self._stream: IO[bytes] | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = open(self.folder / ".writing", "ab")  # noqa: SIM115 - held until close
@@ -88,6 +90,14 @@ class PairWriter:
 
     def __contains__(self, name: str) -> bool:
         return name in self.names
+
+    def expect(self, frames: int, size: tuple[int, int]) -> None:
+        """Raise RetakeError where examples of other frames or another size (width, height) px are there."""
+        for there, height, width in self.shapes - {(frames, size[1], size[0])}:
+            raise RetakeError(
+                f"holds examples of {there} frames of {width}x{height} px.", str(self.folder),
+                f"Use another folder, or the settings it was made with: --size {width}x{height} --frames {there}.",
+            )  # fmt: skip
 
     def add(self, pair: Pair, name: str) -> None:
         """Add an example under a name of letters, digits, - and _ that no other has. It is there when this returns."""
@@ -139,6 +149,7 @@ class PairWriter:
                 continue
             with open(path, "rb") as stream:
                 found = shards.scan(stream)
+                self._note_shape(stream, path, found)
             self.names |= {entry.name for entry in found.entries}
             self._shards.append(known.get(path.name) or self._described(path, found))
         self._number = 1 + max((int(s.name[6:-4]) for s in self._shards), default=-1)
@@ -151,8 +162,9 @@ class PairWriter:
     def _go_on(self, part: Path) -> None:
         """Continue a shard in the making, behind its last whole example."""
         self._stream = open(part, "r+b", buffering=0)  # noqa: SIM115 - held until the shard ends
-        whole = 0
-        for entry in shards.scan(self._stream).entries:
+        whole, found = 0, shards.scan(self._stream)
+        self._note_shape(self._stream, part, found)
+        for entry in found.entries:
             try:
                 _, info = shards.read(self._stream, entry, str(part))
                 self._frames += int(info["shape"][0])
@@ -164,6 +176,14 @@ class PairWriter:
         self._cut(whole)
         if self._pairs >= self.per_shard:
             self._end_shard()
+
+    def _note_shape(self, stream: IO[bytes], path: Path, found: shards.Scan) -> None:
+        for entry in found.entries[:1]:
+            with contextlib.suppress(
+                BadFile, LookupError, TypeError, ValueError
+            ):  # told, and left out, when it is read
+                frames, height, width = (int(n) for n in shards.describe(stream, entry, str(path))["shape"])
+                self.shapes.add((frames, height, width))
 
     @property
     def _part(self) -> Path:

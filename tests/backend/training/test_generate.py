@@ -36,6 +36,17 @@ def test_a_run_that_is_killed_goes_on_and_equals_one_that_was_not(tmp_path):
         assert np.array_equal(made[name].moved.holes, pair.moved.holes)
 
 
+def test_examples_of_another_size_or_length_are_not_passed_off_as_those_asked_for(tmp_path, capsys):
+    assert cli.main([*WORDS, "--clips", "1", "--out", str(tmp_path)]) == 0
+    for other in (["--size", "64x32"], ["--frames", "3"]):
+        assert cli.main([*WORDS, *other, "--clips", "2", "--out", str(tmp_path)]) == 2
+        told = capsys.readouterr().err
+        assert "holds examples of 2 frames of 48x32 px" in told
+        assert "another folder" in told
+    assert cli.main([*WORDS, "--clips", "2", "--out", str(tmp_path)]) == 0
+    assert {pair.source.shape for pair in examples(tmp_path).values()} == {(2, 32, 48, 3)}
+
+
 def test_pictures_that_are_none_are_named(tmp_path, capsys):
     (tmp_path / "pictures").mkdir()
     out = tmp_path / "out"

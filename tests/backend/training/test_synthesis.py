@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from retake_backend.training.dataset import PairWriter
 from retake_backend.training.synthesis import commands, crew, pairing, plan, views
 from retake_backend.training.synthesis.scene import gaits, motions
 from retake_shared import geometry
@@ -360,6 +361,16 @@ def test_unfinished_scenes_are_gone_on_with_only_with_the_same_files(tmp_path: P
     (tmp_path / "there" / "chair.glb").rename(tmp_path / "there" / "lamp.glb")
     (tmp_path / "there" / "lamp.glb").write_bytes(b"chair")
     assert work(tmp_path / "there") != first
+
+
+def test_a_folder_with_pairs_of_another_size_is_refused(tmp_path: Path) -> None:
+    scene = plan.draw(5, 9)
+    with PairWriter(tmp_path) as writer:  # of 48x32 px and 9 frames
+        writer.add(pairing.make_pair(scene, _shots(scene), *scene.pairs()[0][:2], {}), "synthetic-000005-01")
+    asked = commands.Asked(tmp_path, 1, 5, (48, 32), 10, 1, "draft", sys.executable, plan.Files())
+    for other in (asked, replace(asked, frames=9, size=(64, 32))):
+        with pytest.raises(RetakeError, match=r"9 frames of 48x32 px.*--size 48x32 --frames 9"):
+            commands.make(other, lambda: None, lambda *_: None)
 
 
 @pytest.mark.parametrize("change", [{"clips": 0}, {"frames": 1}, {"seed": -1}, {"size": (16, 128)}])

@@ -32,6 +32,7 @@ def generate(arguments: argparse.Namespace, check: Callable[[], None]) -> int:
     pictures = read_pictures(arguments.pictures) if arguments.pictures else []
     began, made = time.monotonic(), 0
     with PairWriter(arguments.out, depth=False) as writer, ProgressLine(check) as line:
+        writer.expect(arguments.frames, arguments.size)
         for number, pair in _pairs(settings, arguments.clips, arguments.seed, pictures, writer):
             line(Progress("generating", number, arguments.clips))
             writer.add(with_moved(pair), _name(arguments.seed, number))

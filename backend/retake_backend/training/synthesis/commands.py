@@ -134,6 +134,7 @@ def make(asked: Asked, check: Callable[[], None], tell: Tell, silence: float = 9
     made = Made(0, 0, [], 0.0)
     origin = {"size": list(asked.size), "frames": asked.frames, "quality": asked.quality}
     with PairWriter(asked.out) as writer, crew.Crew(command, asked.processes, silence) as blenders:
+        writer.expect(asked.frames, asked.size)
         wanted = {scene.seed: (scene, pairs) for scene, pairs in asked.scenes()}
         left = {
             seed: [p for p in pairs if scene.pair_name(*p[:2]) not in writer] for seed, (scene, pairs) in wanted.items()
