@@ -29,7 +29,7 @@ from .checkpoints import Checkpoint
 from .config import Config, check_shares
 from .look import SAMPLES, Log, sample_figures, write_samples
 from .processes import Processes, like, whole
-from .sources import Feed, Source
+from .sources import Feed, Source, skipped
 from .trainees import Trainee
 
 RESULT = "result"
@@ -67,7 +67,7 @@ def train(
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(Log(config.out, run.step)) if processes.first else None
         feed = stack.enter_context(run.feed(stages))
-        clock = _Clock(config.batch.size)
+        clock, left_out = _Clock(config.batch.size), 0
         while run.step < steps:
             try:
                 cancelled = False
@@ -78,7 +78,8 @@ def train(
             if processes.any(cancelled):
                 run.keep(last_chance=True)
                 raise Cancelled
-            figures = run.advance(feed)
+            figures = run.advance(feed, skipped(stages))
+            left_out = round(figures["skipped"])
             clock.step()
             done = run.step
             if log and (done % config.look.metrics == 0 or done == steps):
@@ -92,6 +93,8 @@ def train(
                 log.trouble = ""
         with contextlib.suppress(Cancelled):  # too late: it is done, and one process must not leave the others waiting
             report(Progress(f"training, {config.stage[-1].name}", steps, steps))
+    if processes.first and left_out:
+        note(f"{left_out} times a damaged example was left out, and another given in its place.")
     return run.result()
 
 
@@ -154,8 +157,9 @@ class _Run:
             step=self.step, process=self.processes.index, processes=self.processes.count,
         )  # fmt: skip
 
-    def advance(self, feed: Iterator[tuple[int, Batch]]) -> dict[str, float]:
-        """One step of the optimiser; its figures. Raises TrainingFailed and changes nothing."""
+    def advance(self, feed: Iterator[tuple[int, Batch]], left_out: int) -> dict[str, float]:
+        """One step of the optimiser; its figures, over all processes. left_out: damaged examples of this one so far.
+        Raises TrainingFailed and changes nothing."""
         config, processes = self.config, self.processes
         self.optimiser.zero_grad(set_to_none=True)
         pieces = config.batch.size // config.batch.at_once
@@ -170,6 +174,7 @@ class _Run:
             (loss / pieces).backward()  # type: ignore[no-untyped-call]
             for name, value in {"loss": float(loss.detach()), **figures}.items():
                 told[name] = told.get(name, 0.0) + value / pieces
+        told["skipped"] = float(left_out)
         processes.sum_gradients(self.weights.values())
         norm = processes.norm(p.grad for p in self.weights.values())
         sums = processes.sum(

@@ -7,7 +7,7 @@ training was killed. So the place in the data is the step, and nothing else need
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,6 +24,11 @@ class Source(Protocol):
         ...
 
 
+def skipped(sources: Iterable[Source]) -> int:
+    """Damaged examples so far, in whose places others were given, of those sources that count them."""
+    return sum(getattr(source, "skipped", 0) for source in sources)
+
+
 @dataclass(frozen=True)
 class Mixture:
     """One source out of several, each piece whole from one of them: of every so many pieces each gives its share, as
@@ -31,6 +36,11 @@ class Mixture:
 
     sources: tuple[Source, ...]
     weights: tuple[float, ...]
+
+    @property
+    def skipped(self) -> int:
+        """Those of all its sources."""
+        return skipped(self.sources)
 
     def piece(self, number: int, count: int) -> Batch:
         weights = [Fraction(str(weight)) for weight in self.weights]  # as written: 0.3 is three tenths

@@ -197,6 +197,23 @@ data = [{{pairs = "{data}"}}]
 """
 
 
+def test_damaged_examples_are_told_of_at_the_end_of_a_training(data, tmp_path, capsys):
+    broken = tmp_path / "broken"
+    shutil.copytree(data, broken)
+    shard = broken / "shard_00001.tar"
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    path = tmp_path / "small.toml"
+    path.write_text(
+        CONFIG.format(out=tmp_path / "run", data=broken, precision="fp32").replace("every = 3", "every = 0")
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert cli.main(["train", str(path)]) == 0
+    figures = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert figures[-1]["skipped"] >= 1
+    assert f"{figures[-1]['skipped']:.0f} times a damaged example was left out" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_retake_train_from_the_command_line(data, tmp_path, capsys, precision):
     """Two stages, a mixture, samples and checkpoints of a real small model; then the same command goes on."""
