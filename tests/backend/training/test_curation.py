@@ -161,6 +161,25 @@ def test_a_run_that_was_stopped_goes_on(curated, tmp_path, monkeypatch):
     assert json.loads((out / "curation.json").read_text())["kept"] == 1
 
 
+def test_another_folder_with_videos_of_the_same_names_is_curated_too(sample_data, tmp_path, monkeypatch):
+    """And the same folder again, moved, is not."""
+
+    def dropped(*arguments):
+        raise Dropped("not solved")
+
+    monkeypatch.setattr(clips, "make", dropped)
+    pictures, fps = small_clip(sample_data, "apple", range(14))
+    for folder, chosen in (("a", pictures), ("b", pictures[::-1])):
+        (tmp_path / folder).mkdir()
+        write_video(tmp_path / folder / "clip.mp4", chosen, fps)
+    for folder, through in (("a", 1), ("b", 2), ("moved", 2)):
+        if folder == "moved":
+            (tmp_path / "a").rename(tmp_path / folder)
+        assert cli.main(["curate", str(tmp_path / folder), "--out", str(tmp_path / "set"), *SMALL]) == 0
+        summary = json.loads((tmp_path / "set" / "curation.json").read_text())
+        assert (summary["videos"], summary["looked_at"]) == (through, through)
+
+
 def test_a_failure_of_one_clip_is_counted_and_the_rest_goes_on(curated, tmp_path, monkeypatch, capsys):
     def fails(*arguments):
         raise ValueError("a case that nobody thought of")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import re
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from .clips import Dropped, Made
 from .journal import Journal
 from .multicamera import Scene
 from .stretches import Settings
+
+_ENDS = 1 << 16
+"""Bytes at the beginning and at the end of a file by which it is known again; a night's footage is not read for that."""
 
 
 def curate(arguments: argparse.Namespace, check: Callable[[], None]) -> int:
@@ -80,10 +84,10 @@ class _Work:
     def video(self, path: Path) -> None:
         """All stretches of a video."""
         relative = path.relative_to(self.folder).as_posix()
-        if relative in self.journal.ended:
+        name = _name(relative, [path])
+        if name in self.journal.ended:
             return
         report = self._report(relative)
-        name = _name(relative)
         try:
             with FootageReader(path) as reader:
                 found = self._stretches(reader, relative, report)
@@ -97,18 +101,19 @@ class _Work:
             why = str(error)
             self._note(name, relative, lambda: _drop("unreadable", why))
             notes = ()
-        self.journal.through(relative, notes)
+        self.journal.through(name, relative, notes)
 
     def scene(self, scene: Scene) -> None:
         """All couples of cameras of a scene."""
         relative = scene.cameras.relative_to(self.folder).as_posix()
-        if relative in self.journal.ended:
+        name = _name(relative, [scene.cameras, *scene.videos.values()])
+        if name in self.journal.ended:
             return
         report = self._report(relative)
         for couple in multicamera.couples(scene, self.settings.seed):
-            which = f"{_name(relative)}_{_name('_'.join(couple))}"
+            which = f"{name}_{_name('_'.join(couple))}"
             self._note(which, relative, lambda c=couple: self._cameras(scene, c, relative, report))  # type: ignore[misc]
-        self.journal.through(relative)
+        self.journal.through(name, relative)
 
     def _stretches(self, reader: FootageReader, relative: str, report: Report) -> list[stretches.Stretch]:
         fps = float(reader.footage.fps)
@@ -199,7 +204,15 @@ def _shown(facts: dict[str, Any]) -> str:
     return f", {shown}" if shown else ""
 
 
-def _name(relative: str) -> str:
-    """A name for examples: readable, and one for each path."""
+def _name(relative: str, files: Iterable[Path] = ()) -> str:
+    """A name for examples: readable, and one for each path and content: of the files, their sizes and ends."""
     stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(relative).stem)[:24].strip("-") or "video"
-    return f"{stem}-{hashlib.sha256(relative.encode()).hexdigest()[:8]}"
+    digest = hashlib.sha256(relative.encode())
+    for path in files:
+        with contextlib.suppress(OSError), path.open("rb") as stream:  # noted as unreadable when its turn comes
+            size = stream.seek(0, 2)
+            digest.update(f"\n{size}\n".encode())
+            for start in (0, max(0, size - _ENDS)):
+                stream.seek(start)
+                digest.update(stream.read(_ENDS))
+    return f"{stem}-{digest.hexdigest()[:8]}"

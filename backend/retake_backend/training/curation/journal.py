@@ -16,14 +16,14 @@ from retake_shared.errors import BadFile, RetakeError
 from .stretches import Settings
 
 LOG, SUMMARY = "curation.jsonl", "curation.json"
-VERSION = 1
+VERSION = 2
 
 
 class Journal:
     """The journal of the curation that fills `folder`; a context manager. Raises RetakeError when that one wanted
     other examples, BadFile when it cannot be read.
 
-    done: names of the stretches that were looked at. ended: videos that are through.
+    done: names of the stretches that were looked at. ended: names of the videos and scenes that are through.
     """
 
     def __init__(self, folder: Path, settings: Settings) -> None:
@@ -38,12 +38,16 @@ class Journal:
         self._stream.truncate(whole)  # a line that was cut off is written again
         try:
             self.lines = [json.loads(line) for line in data[:whole].splitlines()]
-            begun = self.lines.pop(0)["settings"] if self.lines else None
+            first = self.lines.pop(0) if self.lines else None
+            begun, version = (first["settings"], first["version"]) if first else (None, VERSION)
             self.done = {line["name"] for line in self.lines if "name" in line}
             self.ended = {line["ended"] for line in self.lines if "ended" in line}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             self._stream.close()
             raise BadFile(f"is damaged ({error}).", str(path), "Use another folder for --out.") from error
+        if version != VERSION:
+            self._stream.close()
+            raise BadFile(f"is version {version!r:.40}.", str(path), "Use another folder for --out.")
         if begun is None:
             self._write({"retake": "curation", "version": VERSION, "settings": wanted})
         elif begun != wanted:
@@ -58,12 +62,12 @@ class Journal:
         self.lines.append(line)
         self.done.add(name)
 
-    def through(self, video: str, notes: tuple[str, ...] = ()) -> None:
+    def through(self, name: str, source: str, notes: tuple[str, ...] = ()) -> None:
         """Note that nothing is left to do with a video or scene, and write the summary."""
-        line = {"ended": video, **({"notes": list(notes)} if notes else {})}
+        line = {"ended": name, "source": source, **({"notes": list(notes)} if notes else {})}
         self._write(line)
         self.lines.append(line)
-        self.ended.add(video)
+        self.ended.add(name)
         self.summarise()
 
     def summary(self) -> dict[str, Any]:
