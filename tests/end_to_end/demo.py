@@ -6,8 +6,9 @@
 `build.py demo` calls it. Footage without a solve is solved first; a solve that its own report calls red is no shot, and
 the demo ends with the report's words. Without footage it takes the sample shot and makes the sample's own edit: the walker
 steps closer, the ball starts later, the camera orbits and pushes in. On another shot the first object steps aside, the
-second starts later; without objects only the camera moves. Then every diffusion engine makes the beginning of the last
-edit, in a few steps: with the weights under $RETAKE_MODELS, else with tiny random ones, whose pictures mean nothing.
+second starts later; without objects only the camera moves. `preview` and `draft` make a take of each edit. Then every
+large diffusion engine makes the beginning of the last edit, in a few steps: with the weights under $RETAKE_MODELS, else
+with tiny random ones, whose pictures mean nothing.
 """
 
 from __future__ import annotations
@@ -99,7 +100,8 @@ class Demo:
         self.solve_file = solve or out / f"{footage.stem}.solve.npz"
         self.report = Report()
         self.takes: list[Path] = []
-        self.previews: list[Path] = []
+        self.whole: list[Path] = []
+        """Those of all frames, which are compared with each other; the large engines make only the beginning."""
 
     def module(self, name: str) -> ModuleType:
         return importlib.import_module(f"{self.package}.{name}")
@@ -243,8 +245,16 @@ class Demo:
             self.takes.append(folder)
             where.append(f"{folder}, {frames} frames, {frames / max(take['seconds'], 1e-6):.1f} a second")
 
+    def generate_with(self, engines: list[str], what: str) -> None:
+        """A take of the edit as it stands by each of the engines."""
+        shot, settings = self.root.retake, self.module("engine_settings")
+        for engine in engines:
+            settings.write(shot, engine, {})
+            self.generate(f"take {len(shot.takes) + 1}: {what}, {engine}")
+        settings.write(shot, engines[0], {})
+
     def try_engines(self) -> None:
-        """The first frames of the edit by every engine that denoises, in the engines' order."""
+        """The first frames of the edit by every engine with weights of its own, in the engines' order."""
         from retake_shared import engine_options
 
         shot, settings = self.root.retake, self.module("engine_settings")
@@ -265,7 +275,7 @@ class Demo:
 
     def compare(self) -> None:
         with self.report.step("source | tracks before and after | take") as where:
-            for name, takes in (("side_by_side", self.previews), ("engines", self.takes[len(self.previews) :])):
+            for name, takes in (("side_by_side", self.whole), ("engines", self.takes[len(self.whole) :])):
                 if not takes:
                     continue
                 video = self.out / f"{name}.mp4"
@@ -312,17 +322,18 @@ def run(
     demo.check_identity()
     if not demo.edit:
         demo.edit = edit_for([name for number, name in demo.solve.object_names.items() if number])
+    small = ["preview", "draft"] if engines else ["preview"]
     demo.move_camera()
-    demo.generate("take 1: another camera")
+    demo.generate_with(small, "another camera")
     if demo.edit["objects"]:
         call(bpy.ops.retake.reset_camera)
         demo.move_objects()
-        demo.generate("take 2: an object moves, another starts later")
+        demo.generate_with(small, "an object moves, another starts later")
         demo.reset_objects()
         demo.move_camera()
         demo.move_objects()
-        demo.generate("take 3: both")
-    demo.previews = list(demo.takes)
+        demo.generate_with(small, "both")
+    demo.whole = list(demo.takes)
     if engines:
         demo.try_engines()
     demo.save()

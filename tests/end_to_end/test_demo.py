@@ -25,19 +25,19 @@ def test_the_sample_goes_the_whole_road(in_blender, sample_video: Path, tmp_path
     assert "in all" in done.stdout
 
     takes = sorted((out / "demo_takes").glob("take_*"))
-    assert [take.name for take in takes] == [f"take_{number:03d}" for number in range(1, 8)]
+    assert [take.name for take in takes] == [f"take_{number:03d}" for number in range(1, 11)]
     frames = [f"frame_{i:05d}.png" for i in range(10, 14)]
     for take in takes:
         assert sorted(path.name for path in take.glob("frame_*.png")) == frames
         description = read_take(take)
         assert (description.width, description.height) == (336, 192)
         read_inputs(take, description)  # the very solve and edit, by their hashes
-    # Three different edits and four other engines gave seven different pictures.
-    assert len({(take / frames[2]).read_bytes() for take in takes}) == 7
+    # Three different edits by two engines, and four other engines, gave ten different pictures.
+    assert len({(take / frames[2]).read_bytes() for take in takes}) == 10
     made = [read_take(take) for take in takes]
-    engines = ["preview"] * 3 + ["edit-by-track", "track2view", "trajectory-attention", "vace"]
+    engines = ["preview", "draft"] * 3 + ["edit-by-track", "track2view", "trajectory-attention", "vace"]
     assert [take.settings.engine for take in made] == engines
-    for take in made[3:]:  # nobody shall take these pictures for the methods'
+    for take in made[6:]:  # nobody shall take these pictures for the methods'
         assert any("random" in note for note in take.notes), take.notes
     for name in ("side_by_side.mp4", "engines.mp4"):
         with FootageReader(out / name) as video:
