@@ -42,8 +42,9 @@ def draw(seed: int, view: int, attempt: int, frames: int, width: int, height: in
 
 
 def _moved(rng: np.random.Generator, cameras: Cameras, centre: np.ndarray, away: float, seconds: float) -> Cameras:
-    """The same cameras in motion. A short clip gets a quicker move than its share of a long one."""
-    amount = float(np.clip(seconds, 0.5, 2.5)) * rng.uniform(0.3, 1.0) * rng.choice([-1, 1])
+    """The same cameras in motion. A short clip gets a quicker move than its share of a long one, but no leap."""
+    least = min(0.5, 0.2 * (len(cameras) - 1))
+    amount = float(np.clip(seconds, least, 2.5)) * rng.uniform(0.3, 1.0) * rng.choice([-1, 1])
     if len(cameras) == 1:
         return cameras
     ease = str(rng.choice(["smooth", "linear"]))
