@@ -114,6 +114,7 @@ def run(arguments):
     yield 1.0
     screenshot(out / "8_done.png")
 
+    yield bpy.ops.retake.free_memory.poll  # the backend says every few seconds whether its worker is busy
     bpy.ops.retake.free_memory()
     yield lambda: "held in memory" in state.backend_message
     yield 0.5

@@ -15,6 +15,7 @@ import numpy as np  # noqa: E402
 from retake_backend.training.synthesis.plan import Motion  # noqa: E402
 from retake_backend.training.synthesis.scene import people  # noqa: E402
 from retake_backend.training.synthesis.scene.gaits import Body, Walk  # noqa: E402
+from rigs import apply_pose  # noqa: E402
 from shapes import box, build, ellipsoid  # noqa: E402
 
 
@@ -27,7 +28,7 @@ def main() -> None:
     scene = bpy.context.scene
     scene.render.fps, scene.frame_start, scene.frame_end = 16, 1, 17
     for frame in range(1, 18):
-        people.apply_pose(armature, walk.pose((frame - 1) / 16))
+        apply_pose(armature, walk.pose((frame - 1) / 16))
         for bone in armature.pose.bones:
             bone.rotation_mode = "QUATERNION"
             bone.keyframe_insert("rotation_quaternion", frame=frame)
