@@ -370,7 +370,8 @@ class Link:
     def _work(self, client: Client) -> None:
         if time.monotonic() >= self._next_hello:
             info = client.hello()
-            self._next_hello = time.monotonic() + (0.5 if info.worker == "starting" else 5.0)
+            changing = info.worker == "starting" or (info.worker == "busy" and not self._jobs)
+            self._next_hello = time.monotonic() + (0.5 if changing else 5.0)
             if info != self.backend.info:  # else what was said last still holds
                 self._say(Backend("ready", info=info))
         if not self._models_asked:
@@ -439,3 +440,4 @@ class Link:
         with contextlib.suppress(OSError):
             takes.write_record(job.folder, record)
         self._say(TakeEnded(job.folder, record))
+        self._next_hello = 0.0  # whether the worker is free again shows at once

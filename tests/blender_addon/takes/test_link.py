@@ -220,6 +220,19 @@ def test_a_folder_deleted_while_rendering_ends_the_take_with_a_word(link, make_t
     assert not folder.exists()
 
 
+def test_soon_after_a_take_the_worker_is_known_to_be_free(link, make_take, inputs, trial):
+    """What waits for it, such as freeing the GPU's memory, is not refused for seconds."""
+    _, solve, edit = inputs
+    folder, record = make_take(trial(seconds=0.1))
+    link.render(folder, record, solve, edit)
+    listen(link, lambda m: isinstance(m, FrameArrived))
+    # As when the backend has just been asked, while it was busy.
+    link.backend = replace(link.backend, info=replace(link.backend.info, worker="busy"))
+    link._next_hello = time.monotonic() + 60
+    assert wait(link, folder).state == "done"
+    listen(link, lambda m: isinstance(m, Backend) and m.info is not None and m.info.worker == "idle", limit=3)
+
+
 def test_a_missing_video_is_named(link, make_take, inputs, trial):
     _, solve, edit = inputs
     folder, record = make_take(trial())
