@@ -22,15 +22,12 @@ def run(arguments):
     """The session, a generator as in `real_window`."""
     out = Path(arguments.out)
     yield 1.0
-    names = [addon.module for addon in bpy.context.preferences.addons]
-    extension = next(name for name in names if name.endswith((".retake", "blender_addon")))
+    extension = real_window.extension_name()
     package = sys.modules[extension]
     models, rendering = package.models, package.rendering
     held = real_window.watch(package)
     bpy.ops.wm.save_as_mainfile(filepath=str(out / "shot.blend"))
-    for name in ("Cube", "Light", "Camera"):
-        if name in bpy.data.objects:
-            bpy.data.objects.remove(bpy.data.objects[name])
+    real_window.remove_default_objects()
     view = area("VIEW_3D")
     view.spaces.active.show_region_ui = True
     yield 1.0

@@ -24,12 +24,9 @@ def run(arguments):
     """The session, a generator: each value yielded is a number of seconds to wait, or a test that must become true."""
     out = Path(arguments.out)
     yield 1.0
-    names = [addon.module for addon in bpy.context.preferences.addons]
-    package = sys.modules[next(name for name in names if name.endswith((".retake", "blender_addon")))]
+    package = sys.modules[gui.extension_name()]
     geometry = sys.modules["retake_shared.geometry"]
-    for name in ("Cube", "Light", "Camera"):
-        if name in bpy.data.objects:
-            bpy.data.objects.remove(bpy.data.objects[name])
+    gui.remove_default_objects()
     panel = bpy.types.RETAKE_PT_marks  # closed at first; no script can open it
     bpy.utils.unregister_class(panel)
     panel.bl_options = set()

@@ -23,14 +23,11 @@ def run(arguments):
     """The session, a generator: each value yielded is a number of seconds to wait, or a test that must become true."""
     out = Path(arguments.out)
     yield 1.0
-    names = [addon.module for addon in bpy.context.preferences.addons]
-    package = sys.modules[next(name for name in names if name.endswith((".retake", "blender_addon")))]
+    package = sys.modules[gui.extension_name()]
     held = gui.watch(package)
     solving, shots = package.solving, package.panels.shots
     bpy.ops.wm.save_as_mainfile(filepath=str(out / "shot.blend"))
-    for name in ("Cube", "Light", "Camera"):
-        if name in bpy.data.objects:
-            bpy.data.objects.remove(bpy.data.objects[name])
+    gui.remove_default_objects()
     view = gui.area("VIEW_3D")
     view.spaces.active.show_region_ui = True
     yield 1.0

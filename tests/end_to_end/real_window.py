@@ -27,14 +27,10 @@ def run(arguments):
     """The session, a generator: each value yielded is a number of seconds to wait, or a test that must become true."""
     out = Path(arguments.out)
     yield 1.0
-    names = [addon.module for addon in bpy.context.preferences.addons]
-    extension = next(name for name in names if name.endswith((".retake", "blender_addon")))
-    package = sys.modules[extension]
+    package = sys.modules[extension_name()]
     held = watch(package)
     bpy.ops.wm.save_as_mainfile(filepath=str(out / "shot.blend"))
-    for name in ("Cube", "Light", "Camera"):
-        if name in bpy.data.objects:
-            bpy.data.objects.remove(bpy.data.objects[name])
+    remove_default_objects()
 
     view, region = area("VIEW_3D"), None
     view.spaces.active.show_region_ui = True
@@ -179,6 +175,19 @@ def main_region(area):
 def screenshot(path):
     environment = {key: value for key, value in os.environ.items() if not key.startswith("LD_")}
     subprocess.run(["import", "-window", "root", str(path)], check=True, env=environment, timeout=60)
+
+
+def extension_name():
+    """The package that the enabled extension is, among `sys.modules`."""
+    names = [addon.module for addon in bpy.context.preferences.addons]
+    return next(name for name in names if name.endswith((".retake", "blender_addon")))
+
+
+def remove_default_objects():
+    """Leave nothing of the start-up scene that would stand before the shot."""
+    for name in ("Cube", "Light", "Camera"):
+        if name in bpy.data.objects:
+            bpy.data.objects.remove(bpy.data.objects[name])
 
 
 def drive(session):

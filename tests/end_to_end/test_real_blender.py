@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -21,14 +22,24 @@ def real(blender: list[str]) -> str:
 
 
 @pytest.fixture
-def window(real: str) -> list[str]:
-    """The command that opens its window."""
+def window(real: str, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a script of this folder in its window; what the script writes goes into tmp_path."""
     in_own_display = Path(real).with_name("blender-gui")
-    if in_own_display.exists():
-        return [str(in_own_display)]
-    if not os.environ.get("DISPLAY"):
+    if not in_own_display.exists() and not os.environ.get("DISPLAY"):
         pytest.skip("needs a display")
-    return [real]
+    program = in_own_display if in_own_display.exists() else real
+
+    def run(
+        script: str, *words: str | Path, environ: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        command = [program, "--python", SCRIPTS / script, "--", *words, "--out", tmp_path]
+        return subprocess.run(
+            [str(word) for word in command], cwd=SCRIPTS.parents[1],
+            env={**os.environ, "RETAKE_HOME": str(tmp_path / "home"), **(environ or {})}, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=400, check=False,
+        )  # fmt: skip
+
+    return run
 
 
 def test_the_installed_extension_works_in_it(real, in_blender, sample_shot: Path, tmp_path: Path) -> None:
@@ -40,11 +51,7 @@ def test_the_installed_extension_works_in_it(real, in_blender, sample_shot: Path
 
 def test_a_session_in_its_window(window, sample_shot: Path, tmp_path: Path) -> None:
     shot = ("--footage", sample_shot / "walk.mp4", "--solve", sample_shot / "walk.solve.npz")
-    command = [*window, "--python", SCRIPTS / "real_window.py", "--", *shot, "--out", tmp_path]
-    done = subprocess.run(
-        [str(word) for word in command], cwd=SCRIPTS.parents[1], env={**os.environ, "RETAKE_HOME": str(tmp_path / "home")},
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=400, check=False,
-    )  # fmt: skip
+    done = window("real_window.py", *shot)
     assert done.returncode == 0, done.stdout
     told = json.loads((tmp_path / "window.json").read_text())
     assert told["frames"] == 81
@@ -60,12 +67,7 @@ def test_the_engines_panels_in_its_window(window, sample_shot: Path, tmp_path: P
     for name in ("wan2.1-t2v-1.3b", "edit-by-track"):
         write_random(name, tmp_path / "models" / name)
     shot = ("--footage", sample_shot / "walk.mp4", "--solve", sample_shot / "walk.solve.npz")
-    command = [*window, "--python", SCRIPTS / "real_engines.py", "--", *shot, "--out", tmp_path]
-    environ = {**os.environ, "RETAKE_HOME": str(tmp_path / "home"), "RETAKE_MODELS": str(tmp_path / "models")}
-    done = subprocess.run(
-        [str(word) for word in command], cwd=SCRIPTS.parents[1], env=environ, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=400, check=False,
-    )  # fmt: skip
+    done = window("real_engines.py", *shot, environ={"RETAKE_MODELS": str(tmp_path / "models")})
     assert done.returncode == 0, done.stdout
     told = json.loads((tmp_path / "engines.json").read_text())
     assert told["take"] == "DONE"
@@ -77,12 +79,7 @@ def test_the_engines_panels_in_its_window(window, sample_shot: Path, tmp_path: P
 def test_marking_what_moves_in_its_window(window, sample_shot: Path, tmp_path: Path) -> None:
     """With a real mouse: a mark that lies elsewhere than where it was clicked masks something else."""
     shot = ("--footage", sample_shot / "walk.mp4", "--solve", sample_shot / "walk.solve.npz")
-    command = [*window, "--python", SCRIPTS / "real_marks.py", "--", *shot, "--out", tmp_path]
-    environ = {**os.environ, "RETAKE_HOME": str(tmp_path / "home"), "RETAKE_MODELS": str(tmp_path / "models")}
-    done = subprocess.run(
-        [str(word) for word in command], cwd=SCRIPTS.parents[1], env=environ, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=400, check=False,
-    )  # fmt: skip
+    done = window("real_marks.py", *shot, environ={"RETAKE_MODELS": str(tmp_path / "models")})
     assert done.returncode == 0, done.stdout
     told = json.loads((tmp_path / "marks.json").read_text())
     assert told["px missed through the camera"] < 1
@@ -98,12 +95,7 @@ def test_solving_footage_in_its_window(window, sample_shot: Path, tmp_path: Path
     with FootageReader(sample_shot / "walk.mp4") as reader:
         small = (cv2.resize(reader.frame(index), (336, 192), interpolation=cv2.INTER_AREA) for index in range(24))
         write_video(tmp_path / "small.mp4", small, reader.footage.fps)
-    command = [*window, "--python", SCRIPTS / "real_solve.py", "--", "--footage", tmp_path / "small.mp4"]
-    done = subprocess.run(
-        [str(word) for word in [*command, "--out", tmp_path]], cwd=SCRIPTS.parents[1],
-        env={**os.environ, "RETAKE_HOME": str(tmp_path / "home")}, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=400, check=False,
-    )  # fmt: skip
+    done = window("real_solve.py", "--footage", tmp_path / "small.mp4")
     assert done.returncode == 0, done.stdout
     told = json.loads((tmp_path / "solve.json").read_text())
     assert told["frames"] == 24
