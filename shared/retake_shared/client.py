@@ -293,7 +293,8 @@ class Client:
         if since is not None:
             fields |= {"epoch": since[0], "since": since[1]}
         reply = self._control.ask("subscribe", self.timeout, **fields).fields
-        self._control.forget_unasked_of_jobs()  # what came before the reply belongs to the subscription before
+        # What came before the reply belongs to the subscription before.
+        self._control.forget_unasked(lambda message: bool(message.fields.get("job")))
         jobs = tuple(JobState.from_json(entry) for entry in reply["jobs"])
         return Snapshot(reply["epoch"], reply["sequence"], jobs)
 
@@ -343,25 +344,26 @@ class Client:
     def models(self) -> Models:
         """The catalogue, and which of its models are here. The events `model` tell what changes from now on."""
         reply = self._control.ask("models", self.timeout).fields
+        self._control.forget_unasked(lambda message: message.fields["event"] == "model")  # the reply is newer
         return Models(str(reply["place"]), tuple(ModelState.from_json(entry) for entry in reply["models"]))
 
     def pull(self, model: str) -> ModelState:
         """Have a model of the catalogue downloaded, or a stopped download gone on with; returns at once. Needs the
         internet on the backend's machine. Raises Refused (no_model)."""
-        return ModelState.from_json(self._control.ask("pull", self.timeout, model=model).fields)
+        return self._changed_model("pull", model)
 
     def stop(self, model: str) -> ModelState:
         """End what is being done with a model; a download can be gone on with later. Raises Refused (no_model)."""
-        return ModelState.from_json(self._control.ask("stop", self.timeout, model=model).fields)
+        return self._changed_model("stop", model)
 
     def verify(self, model: str) -> ModelState:
         """Have a model's files compared with their checksums; returns at once. Raises Refused (no_model)."""
-        return ModelState.from_json(self._control.ask("verify", self.timeout, model=model).fields)
+        return self._changed_model("verify", model)
 
     def remove(self, model: str) -> ModelState:
         """Have a model deleted from the disk; returns at once. Raises Refused (no_model; busy while a job
         waits or runs)."""
-        return ModelState.from_json(self._control.ask("remove", self.timeout, model=model).fields)
+        return self._changed_model("remove", model)
 
     def free(self) -> None:
         """Have the worker let go of the models that it keeps in memory between jobs, and wait until it has. Raises
@@ -403,6 +405,16 @@ class Client:
 
     def _state(self, reply: Message) -> JobState:
         return JobState.from_json(reply.fields)
+
+    def _changed_model(self, kind: str, model: str) -> ModelState:
+        """What a request about a model answers. What was told of it before is older, and is told no more."""
+        state = ModelState.from_json(self._control.ask(kind, self.timeout, model=model).fields)
+
+        def older(message: Message) -> bool:
+            return message.fields["event"] == "model" and message.fields["data"].get("name") == model
+
+        self._control.forget_unasked(older)
+        return state
 
 
 def _event(message: Message) -> Event:

@@ -223,9 +223,9 @@ class Link:
             if message is None or message.kind == "event":
                 return message
 
-    def forget_unasked_of_jobs(self) -> None:
-        """Drop the events of jobs that were kept so far."""
-        self._unasked = deque(message for message in self._unasked if not message.fields.get("job"))
+    def forget_unasked(self, which: Callable[[Message], bool]) -> None:
+        """Drop those of the events that were kept so far."""
+        self._unasked = deque(message for message in self._unasked if not which(message))
 
     def _read_monitor(self) -> None:
         event = recv_monitor_message(self._monitor)["event"]

@@ -24,7 +24,7 @@ _SCRIPT = """\
 #SBATCH --requeue
 # Add what your cluster asks for, such as --account, --partition, --time and --cpus-per-task.
 set -euo pipefail
-MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)  # reads to the end: `head` would break the pipe
 export MASTER_ADDR MASTER_PORT={port} OMP_NUM_THREADS=${{OMP_NUM_THREADS:-4}}
 cd {folder}
 code=0

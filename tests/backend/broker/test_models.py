@@ -106,6 +106,16 @@ def test_a_model_imported_in_a_terminal_is_noticed_and_so_is_its_going(start_bac
         wait_until(lambda: ready(client.hello().engines) is False)
 
 
+def test_what_was_told_of_a_model_before_an_answer_is_not_told_after_it(start_backend):
+    """Else a model that is being verified looks idle again."""
+    backend = start_backend()
+    with backend.client() as client, backend.client() as other:
+        install(backend.home / "models", VACE)
+        follow(other, VACE, lambda model: model.state == "installed")
+        assert client.verify(VACE).task
+        assert follow(client, VACE, lambda model: True)[0].task
+
+
 def test_a_download_without_the_internet_fails_in_words(start_backend, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with start_backend().client() as client:
