@@ -182,7 +182,11 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         help="sample, held-out, shifted:FOOTAGE:SOLVE:K, or a folder of examples, DyCheck, RealEstate10K or DAVIS",
     )  # fmt: skip
     parser.add_argument(
-        "--engine", required=True, action="append", metavar="NAME", help="may be repeated; copy: the footage itself"
+        "--engine",
+        required=True,
+        action="append",
+        metavar="NAME",
+        help="may be repeated; copy: the footage itself, smooth: preview, its holes blurred over",
     )
     parser.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="takes, report.html, report.json, table.md"
@@ -260,7 +264,9 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     verify.add_argument("names", nargs="*", metavar="NAME", help="all that are installed when none is named")
     importing = actions.add_parser("import", help="take a model from a folder")
     importing.add_argument("name", metavar="NAME")
-    importing.add_argument("folder", type=Path, metavar="FOLDER", help="diffusers' layout, a hub cache, trained parts")
+    importing.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="diffusers' layout, a hub cache, what was trained"
+    )
     importing.add_argument("--link", action="store_true", help="hard links in place of copies, where that works")
     importing.add_argument("--replace", action="store_true", help="a model of that name which is installed already")
     random = actions.add_parser("random", help="tiny random weights in place of models, to try the road without them")

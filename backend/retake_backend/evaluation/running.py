@@ -39,7 +39,10 @@ TRUTH = "truth"
 """The row of the true videos, measured as if an engine had made them: what the measures themselves err by."""
 
 HOLES_BY = "preview"
-_COPY = "retake_backend.evaluation.copying:CopyEngine"
+_YARDSTICKS = {
+    name: f"retake_backend.evaluation.yardsticks:{kind}"
+    for name, kind in (("copy", "CopyEngine"), ("smooth", "SmoothEngine"))
+}
 _GONE = "Name another folder with --out."
 
 
@@ -97,8 +100,7 @@ def _prepare(plan: Plan) -> None:
     if len(set(plan.engines)) != len(plan.engines) or not plan.engines:
         raise RetakeError("names no engine, or one twice.", "--engine", "For example --engine preview --engine copy.")
     plugins = os.environ.get("RETAKE_ENGINES", "").split()
-    if _COPY not in plugins:
-        os.environ["RETAKE_ENGINES"] = " ".join([*plugins, _COPY])
+    os.environ["RETAKE_ENGINES"] = " ".join(dict.fromkeys([*plugins, *_YARDSTICKS.values()]))
     if plan.limit is not None and plan.limit < 1:
         raise RetakeError(f"is {plan.limit}.", "--limit", "Use 1 or more, or leave it out.")
     for name in plan.engines:
@@ -120,7 +122,7 @@ def _options_of(engine: str, plan: Plan) -> dict[str, Any]:
     """The plan's options that an engine has; one that came with RETAKE_ENGINES has to make do with all."""
     described = engine_options.describe(engine)
     if described is None:
-        return plan.options if engine != "copy" else {}
+        return {} if engine in _YARDSTICKS else plan.options
     known = {option.name for option in described.options}
     return {name: value for name, value in plan.options.items() if name in known}
 

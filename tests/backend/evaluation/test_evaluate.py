@@ -89,7 +89,7 @@ def report_of(out: Path) -> dict:
 
 def test_preview_and_copy_on_a_tiny_set(tmp_path: Path) -> None:
     folder, out = write_examples(tmp_path / "set", step=0.2), tmp_path / "out"
-    assert evaluate(folder, out, "preview", "copy") == 0
+    assert evaluate(folder, out, "preview", "smooth", "copy") == 0
     table = report_of(out)["table"]
     pair = tiny_pair()
     expected = [psnr(a, b) for a, b in zip(pair.source, pair.target, strict=True)]
@@ -100,6 +100,8 @@ def test_preview_and_copy_on_a_tiny_set(tmp_path: Path) -> None:
     assert report_of(out)["items"]["one"]["preview"]["psnr"][-1] > curve[-1] + 3
     assert table["preview"]["ssim"] > table["copy"]["ssim"]
     assert table["preview"]["epe_proven"] < table["copy"]["epe_proven"] / 2
+    assert table["smooth"]["psnr_outside"] == table["preview"]["psnr_outside"]
+    assert table["smooth"]["psnr_holes"] != table["preview"]["psnr_holes"]
     assert table["truth"]["epe_proven"] < 1
     assert table["truth"]["camera_failed"] == 0
     assert table["truth"]["rot_track2view"] < 0.5
@@ -110,7 +112,7 @@ def test_preview_and_copy_on_a_tiny_set(tmp_path: Path) -> None:
     assert "left out: FVD" in text
     assert "| PSNR (dB) |" in text
     page = (out / "report.html").read_text()
-    assert page.count("data:image/jpeg;base64,") == 4 * 4  # source, truth and two takes
+    assert page.count("data:image/jpeg;base64,") == 4 * 5  # source, truth and three takes
     assert "<svg" in page
     assert "http" not in page.replace("http://www.w3.org", "")  # one file: nothing is fetched
 

@@ -1,0 +1,61 @@
+"""What an engine must be better than: the footage itself, and the preview with its holes filled by a blur."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..engines.base import Progress, RenderedFrame, RenderRequest, Report
+from ..engines.preview import PreviewEngine
+from ..models.draft_layers import smooth_fill
+
+
+class CopyEngine:
+    """Gives every frame of the range as it was filmed; no place counts as invented."""
+
+    name = "copy"
+    version = "1"
+
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
+    def render(self, request: RenderRequest, report: Report) -> Iterator[RenderedFrame]:
+        start, stop = request.settings.frame_range(request.solve)
+        for t in range(start, stop):
+            report(Progress("copying", t - start, stop - start))
+            picture = request.footage.frame(t)
+            size = request.settings.size
+            if size is not None and size != picture.shape[1::-1]:
+                picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+            yield RenderedFrame(t, picture, np.zeros(picture.shape[:2], np.uint8))
+
+
+class SmoothEngine:
+    """The preview, the colours around a hole spread into it frame by frame: what a model that fills holes must beat."""
+
+    name = "smooth"
+    version = "1"
+
+    def __init__(self) -> None:
+        self._preview = PreviewEngine()
+
+    def notes(self) -> tuple[str, ...]:
+        return self._preview.notes()
+
+    def render(self, request: RenderRequest, report: Report) -> Iterator[RenderedFrame]:
+        settings = replace(request.settings, engine="preview", options={})
+        for frame in self._preview.render(replace(request, settings=settings), report):
+            yield replace(frame, rgb=_smoothed(frame.rgb, frame.holes > 0))
+
+
+def _smoothed(picture: NDArray[np.uint8], holes: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 with its holes (H, W) filled."""
+    video = torch.from_numpy(picture).permute(2, 0, 1)[None, :, None].float()
+    filled = smooth_fill(video, torch.from_numpy(holes)[None, None, None].float())
+    smoothed: NDArray[np.uint8] = filled[0, :, 0].round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+    return smoothed
