@@ -11,6 +11,11 @@ from . import models, rendering
 
 MODEL_ICONS = {"missing": "IMPORT", "partial": "SORTTIME", "installed": "CHECKMARK", "damaged": "ERROR"}
 
+_NOT_DOWNLOADED = {
+    "parts": "Nobody has published these weights: train them, or import a folder.",
+    "own": "This model comes with the backend: remove what was imported, or install the backend again.",
+}
+"""Where models come from that cannot be downloaded, by their kind."""
 _OFFLINE = "Online Access is off in Blender's preferences, under System: nothing can be downloaded."
 
 
@@ -45,6 +50,8 @@ def draw_model(layout: bpy.types.UILayout, context: bpy.types.Context, model: Mo
             column.operator("wm.url_open", text=model.licence, icon="URL").url = model.licence_url
         else:
             column.label(text=model.licence, icon="BLANK1")
+    if model.shipped:
+        column.label(text="Comes with the backend; one that you trained can take its place", icon="BLANK1")
     if model.random and manage:
         column.label(text="Random weights, for trials: its takes are noise", icon="BLANK1")
     if model.task:
@@ -86,17 +93,17 @@ def _draw_task(layout: bpy.types.UILayout, model: ModelState) -> None:
 
 def _draw_buttons(layout: bpy.types.UILayout, context: bpy.types.Context, model: ModelState, manage: bool) -> None:
     wanted = model.state != "installed" or model.random
-    if wanted and model.kind == "parts":
-        wrapped(layout, context, "Nobody has published these weights: train them, or import a folder.", "BLANK1", 20)
+    if wanted and model.kind in _NOT_DOWNLOADED:
+        wrapped(layout, context, _NOT_DOWNLOADED[model.kind], "BLANK1", 20)
     elif wanted and not manage and not bpy.app.online_access:
         wrapped(layout, context, _OFFLINE, "BLANK1", 20)
     row = layout.row(align=True)
-    if wanted:
-        if model.kind != "parts":
-            text = {"partial": "Get the Rest", "damaged": "Get Again"}.get(model.state, "Get")
-            row.operator("retake.pull_model", text=text, icon="IMPORT").model = model.name
+    if wanted and model.kind not in _NOT_DOWNLOADED:
+        text = {"partial": "Get the Rest", "damaged": "Get Again"}.get(model.state, "Get")
+        row.operator("retake.pull_model", text=text, icon="IMPORT").model = model.name
+    if wanted or (manage and model.kind == "own"):  # a model of the user's own takes the place of what is here
         row.operator("retake.import_model", text="Import…", icon="FILE_FOLDER").model = model.name
-    if manage and model.state != "missing":
+    if manage and model.state != "missing" and not model.shipped:
         row.operator("retake.verify_model", text="Verify", icon="CHECKMARK").model = model.name
         row.operator("retake.remove_model", text="Remove", icon="TRASH").model = model.name
 

@@ -65,7 +65,8 @@ def known() -> bool:
 
 
 def missing(engine: str, options: Mapping[str, Any]) -> list[ModelState] | None:
-    """The models that the engine cannot do without and that are not here; None while that is not known."""
+    """The models that the engine cannot do without and that are not here; None while that is not known. What comes with
+    the backend is here until the backend says otherwise."""
     table = describe(engine)
     of_its_own, needed = (table.weights, table.needs(options)) if table else ((), ())
     if table is not None and not needed:
@@ -74,16 +75,10 @@ def missing(engine: str, options: Mapping[str, Any]) -> list[ModelState] | None:
         states = [_models.get(name, ModelState(name, name)) for name in needed]
         return [model for model in states if model.state != "installed"]
     if engine not in _engines or needed != of_its_own:
-        return None
+        return [] if table is not None and table.shipped else None
     return [
         _models.get(str(told.get("name")), ModelState.from_json(told)) for told in _engines[engine].get("missing", ())
     ]
-
-
-def shipped_missing(engine: str) -> bool:
-    """Whether the backend has told that the engine lacks weights which should have come with it."""
-    table = describe(engine)
-    return bool(table and table.shipped and not _engines.get(engine, {}).get("ready", True))
 
 
 def advised(engine: str, options: Mapping[str, Any]) -> ModelState | None:

@@ -409,8 +409,6 @@ def draw_weights(
         layout.operator("retake.start_backend", text="Start Backend")
     elif missing is None:
         layout.label(text="Looking for its weights…", icon="SORTTIME")
-    if models.shipped_missing(shot.engine_name):
-        wrapped(layout, context, "The backend has come without the weights of this engine: install it again.", "ERROR")
     for model in missing or ():
         draw_model(layout.box(), context, model)
     advised = models.advised(shot.engine_name, options)

@@ -105,8 +105,6 @@ def settings_of(root: bpy.types.Object) -> RenderSettings:
 def lacking(root: bpy.types.Object) -> str:
     """Which weights the shot's engine lacks, in words; "" when it has them, or when that is not known."""
     engine = root.retake.engine_name
-    if models.shipped_missing(engine):
-        return f"{engine_settings.label_of(engine)} lacks its weights, which come with the backend: install that again"
     found = models.missing(engine, options_of(root))
     return f"{engine_settings.label_of(engine)} lacks {models.in_words(found)}: get it first" if found else ""
 

@@ -113,8 +113,9 @@ class JobState:
 
 @dataclass(frozen=True)
 class ModelState:
-    """A model of the backend's catalogue. kind: base or parts. nbytes: how much it takes, about.
+    """A model of the backend's catalogue. kind: base, parts or own. nbytes: how much it takes, about.
 
+    shipped: it is the one that comes with the backend.
     state: missing, partial, installed or damaged. task: "" (none), waiting, pull, verify or remove; stage: a word
     or two on it; done, total: its progress in bytes, total 0 while unknown. error: {what, where, remedy} of the last task if that failed.
     """
@@ -127,6 +128,7 @@ class ModelState:
     licence_url: str = ""
     state: str = "missing"
     random: bool = False
+    shipped: bool = False
     task: str = ""
     stage: str = ""
     done: int = 0

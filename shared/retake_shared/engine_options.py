@@ -58,7 +58,7 @@ class EngineDescription:
     """An engine as the artist chooses it.
 
     weights: names in the backend's catalogue that it cannot do without, the base first; instead: other ones, by the
-    value of its option `base` that asks for them. shipped: name of weights that come with the backend itself, "" = none.
+    value of its option `base` that asks for them. shipped: they come with the backend itself.
     """
 
     name: str
@@ -67,7 +67,7 @@ class EngineDescription:
     options: tuple[Option, ...] = ()
     weights: tuple[str, ...] = ()
     instead: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    shipped: str = ""
+    shipped: bool = False
 
     def needs(self, options: Mapping[str, Any]) -> tuple[str, ...]:
         """The weights that it cannot do without, with these options."""
@@ -190,7 +190,8 @@ ENGINES = (
             _MEMORY,
             _SHOW,
         ),
-        shipped="draft",
+        weights=("draft",),
+        shipped=True,
     ),
     EngineDescription(
         "edit-by-track",

@@ -60,13 +60,15 @@ To all who said hello, with the job "":
 An **engine** is {name, label, description, ready, missing}; missing lists the models that it needs and that are not
 here, each {name, label, bytes, licence}.
 
-A **model** is {name, label, kind, bytes, licence, licence_url, state, random, task, stage, done, total, error}:
+A **model** is {name, label, kind, bytes, licence, licence_url, state, random, shipped, task, stage, done, total, error}:
 
-    kind     "base", or "parts" for trained parts that work on a base
+    kind     "base"; "parts" for trained parts that work on a base; "own" for a model that comes with the backend. Of
+             these the base alone can be pulled
     bytes    how much it takes, about
     state    what lies in the folder: missing, partial (of a download that stopped; `pull` goes on with it), installed
              or damaged
     random   its weights are random, for trials
+    shipped  it is the one that comes with the backend: there is nothing to verify or to remove
     task     what is being done with it: "" for nothing, waiting (tasks are done one after the other), pull, verify or
              remove; stage: a word or two on it; done, total: its progress in bytes, total 0 while unknown
     error    {what, where, remedy} of its last task if that failed, else null

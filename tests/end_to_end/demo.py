@@ -262,7 +262,7 @@ class Demo:
         first, last = shot.range if shot.use_range else (shot.start, shot.start + shot.frames - 1)
         shot.use_range, shot.range = True, (first, min(last, first + ENGINE_FRAMES - 1))
         for engine in engine_options.ENGINES:
-            if engine.weights:
+            if engine.weights and not engine.shipped:
                 settings.write(shot, engine.name, ENGINE_OPTIONS)
                 self.generate(f"take {len(shot.takes) + 1}: {engine.label}")
         settings.write(shot, "preview", {})

@@ -89,7 +89,8 @@ class Models:
         elif entry.state == "partial":
             done, total = entry.nbytes, entry.total
         if entry.state == "damaged" and error is None:
-            error = {"what": entry.damage, "where": str(entry.place), "remedy": "Download it again."}
+            remedy = "Download it again." if model.repository else "Import it again, or remove it."
+            error = {"what": entry.damage, "where": str(entry.place), "remedy": remedy}
         return {
             "name": name,
             "label": model.label,
@@ -99,6 +100,7 @@ class Models:
             "licence_url": model.licence_url,
             "state": entry.state,
             "random": entry.random,
+            "shipped": entry.shipped,
             "task": task,
             "stage": stage,
             "done": done,

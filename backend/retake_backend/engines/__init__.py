@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from retake_shared import engine_options
 from retake_shared.errors import RetakeError
 
-from ..weights import shipped
 from ..weights.store import WeightStore
 
 if TYPE_CHECKING:
@@ -48,9 +47,8 @@ def _from_environment() -> dict[str, type[Engine]]:
 def available(store: WeightStore | None = None) -> list[dict[str, Any]]:
     """The engines of this machine, as `protocol` tells them: name, label, description, ready, missing.
 
-    ready: what it cannot do without is installed. missing: what is not and can be, as {name, label, bytes, licence}
-    each; weights that should have come with the backend are not among them. Only names and sizes of files are looked
-    at; torch is not imported.
+    ready: what it cannot do without is installed. missing: what is not, as {name, label, bytes, licence} each. Only
+    names and sizes of files are looked at; torch is not imported.
     """
     store = store or WeightStore()
     told: list[dict[str, Any]] = []
@@ -66,8 +64,7 @@ def available(store: WeightStore | None = None) -> list[dict[str, Any]]:
             for entry in entries
         ]
         about = {"name": engine.name, "label": engine.label, "description": engine.description}
-        here = not engine.shipped or shipped.find(engine.shipped, store) is not None
-        told.append({**about, "ready": here and not missing, "missing": missing})
+        told.append({**about, "ready": not missing, "missing": missing})
     further = [
         {"name": name, "label": name, "description": "", "ready": True, "missing": []} for name in _from_environment()
     ]

@@ -23,7 +23,9 @@ from ..models import memory, resident
 from ..models.draft import DraftTransformer
 from ..models.draft_layers import STRIDE
 from ..models.draft_weights import DraftModel, load_draft
-from ..weights import shipped
+from ..weights.contents import sha256_of
+from ..weights.shipped import WEIGHTS
+from ..weights.store import WeightStore
 from .base import Progress, RenderedFrame, RenderRequest, Report
 from .diffusion.framing import Fitted
 from .diffusion.reprojection import Reprojection
@@ -36,7 +38,7 @@ UNCHANGED = 2
 
 
 class DraftEngine:
-    """Preview, corrected by the model in `folder`; None: the one that comes with the backend."""
+    """Preview, corrected by the model in `folder`; None: the one that was imported, else that which comes along."""
 
     name = "draft"
     version = "1"
@@ -54,7 +56,7 @@ class DraftEngine:
     def render(self, request: RenderRequest, report: Report) -> Iterator[RenderedFrame]:
         """Yield the frames of the request's range in order.
 
-        Raises RetakeError where the weights are not here, BadShot (settings, range), BadFile (weights, footage),
+        Raises MissingWeights where the weights are not here, BadShot (settings, range), BadFile (weights, footage),
         OutOfMemory, and what `report` raises.
         """
         self._notes = []
@@ -62,7 +64,7 @@ class DraftEngine:
         assert description is not None
         options = description.checked(request.settings.options)
         request.settings.frame_range(request.solve)
-        folder = self._folder or shipped.place(self.name)
+        folder = self._folder or WeightStore().place(self.name)
         profile = memory.choose(options["memory"])
         self.device = profile.words
         run = _Run(request, options, folder, profile, self._notes)
@@ -175,7 +177,7 @@ class _Run:
         return torch.Generator("cpu").manual_seed(seed)
 
     def _loaded(self) -> DraftModel:
-        weights = self.folder / shipped.WEIGHTS
+        weights = self.folder / WEIGHTS
         stamp = weights.stat().st_mtime_ns if weights.is_file() else 0
         key = ("draft", str(self.folder), stamp, self.profile)
 
@@ -193,4 +195,16 @@ class _Run:
         named = "1 step" if steps == 1 else f"{steps} steps"
         transformer = isinstance(model, DraftTransformer)
         how = f"{named}, seed {seed}" if transformer else "The convolutional model, in one step without chance"
-        return [f"{how}.", f"Made on {self.profile.words}."]
+        return [f"{how}.", *_about_weights(self.folder), f"Made on {self.profile.words}."]
+
+
+def _about_weights(folder: Path) -> list[str]:
+    """Which weights they are: a take of others is another take."""
+    entry = WeightStore().entry(DraftEngine.name)
+    digest = sha256_of(folder / WEIGHTS)[:12]
+    if folder != entry.place:
+        return [f"Weights: those in {folder} (sha256 {digest})."]
+    notes = [f"Weights: {'those that come with the backend' if entry.shipped else 'imported ones'} (sha256 {digest})."]
+    if entry.random:
+        notes.append(f"The weights of {entry.model.label} are random: the picture means nothing.")
+    return notes

@@ -45,6 +45,7 @@ from ..conditioning.track2view import Track2ViewConditioner
 from ..conditioning.trajectory_attention import TrajectoryAttention
 from ..weights.store import write_manifest
 from . import parts
+from .draft import DraftTransformer
 from .wan import LoraSettings, RetakeWanTransformer, add_lora
 
 _WAN: dict[str, Any] = {
@@ -270,6 +271,12 @@ def _stir(module: nn.Module, only: str = "") -> None:
             nn.init.normal_(parameter, std=0.02)
 
 
+def _write_draft(folder: Path) -> None:
+    model = DraftTransformer(width=24, heads=2, layers=2, ffn_dim=32, fine=8, coarse=16, track_width=16, track_heads=2)
+    _stir(model)
+    model.save_pretrained(folder)
+
+
 _WRITERS: dict[str, Callable[[Path], None]] = {
     "wan2.1-t2v-1.3b": _write_wan,
     "fastwan2.1-t2v-1.3b": lambda folder: _write_wan(folder, 1, few_step=True),
@@ -278,6 +285,7 @@ _WRITERS: dict[str, Callable[[Path], None]] = {
     "depth-anything-v2-small": _write_depth,
     "depth-pro": _write_depth_pro,
     "sam2.1-tiny": _write_sam2,
+    "draft": _write_draft,
     "edit-by-track": _write_conditioner(
         lambda: EditByTrackConditioner(token_dim=_TOKENS, width=32, heads=2, temporal_layers=1)
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 import time
@@ -120,11 +121,11 @@ def _run(config: Config, check: Callable[[], None], shot: Source | None = None) 
 def _use(trainee: str, result: Path) -> str:
     """What to do with a result so that takes are made with it, "" where no engine uses it."""
     from ..weights.catalogue import CATALOGUE
-    from ..weights.store import WeightStore
 
-    if trainee in CATALOGUE:
-        return f"retake models import {trainee} {result} --replace"
-    return f"copy the folder to {WeightStore().folder / trainee}" if trainee == "draft" else ""
+    if trainee not in CATALOGUE:
+        return ""
+    command = f"retake models import {trainee} {shlex.quote(str(result))} --replace"
+    return f"{command}  (in Blender: Import…, in Retake's preferences, under Models)"
 
 
 def _changed(config: Config, out: Path | None) -> Config:
@@ -133,7 +134,6 @@ def _changed(config: Config, out: Path | None) -> Config:
 
 def _going_on(config: Config, start: Path | None) -> Config:
     """The configuration with weights to go on from: those named, or installed, unless it says which itself."""
-    from ..weights import shipped
     from ..weights.catalogue import CATALOGUE
     from ..weights.store import WeightStore
     from .registry import kind_of
@@ -141,7 +141,7 @@ def _going_on(config: Config, start: Path | None) -> Config:
     name, key = config.trainee, kind_of(config.trainee).start
     if start is None and key and key not in config.model:
         entry = WeightStore().entry(name) if name in CATALOGUE else None
-        start = shipped.find(name) if entry is None else entry.place if entry.state == "installed" else None
+        start = entry.place if entry is not None and entry.state == "installed" else None
     if start is None:
         return config
     if not key:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from retake_shared.errors import BadFile
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
@@ -57,7 +58,8 @@ class _OnReprojection:
         else:
             self.module = load_draft(self.settings.start)
         if not isinstance(self.module, self.kind):
-            raise ValueError(f"{self.settings.start} holds a {type(self.module).__name__}, not a {self.kind.__name__}")
+            what = f"is of the kind {type(self.module).__name__} and no {self.kind.__name__}."
+            raise BadFile(what, str(self.settings.start), "Begin from another folder: --from, or `start` of the model.")
         self.module.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
         self.module.train()
 

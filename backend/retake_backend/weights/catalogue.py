@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from retake_shared.errors import RetakeError
 
-Kind = Literal["base", "parts"]
+Kind = Literal["base", "parts", "own"]
 
 APACHE = "Apache-2.0"
 _APACHE_URL = "https://www.apache.org/licenses/LICENSE-2.0"
@@ -22,14 +22,15 @@ _APACHE_URL = "https://www.apache.org/licenses/LICENSE-2.0"
 class Model:
     """A model by its name in the catalogue.
 
-    label, purpose: for people. repository: on the hub, "" for what nobody has published. nbytes: about, on disk.
-    kind: "base" is a pipeline in diffusers' layout (or, without `pipelines`, one model of transformers: its only
-    component is ""), "parts" what is trained onto one (`models.parts`).
+    label, purpose: for people. repository: on the hub, "" for what is not there. nbytes: about, on disk.
+    kind: "base" is a pipeline in diffusers' layout (or, without `classes`, one model of transformers: its only
+    component is ""), "parts" what is trained onto one (`models.parts`), "own" a small model of Retake's own that comes
+    with the backend (`shipped`) and makes room for one of the user's.
     gated: the hub gives it only to users who accepted its licence there.
     components: folder -> class that its config.json must name ("" = a folder without weights), for parts the class
-    that the conditioner's part.json must name. pipelines: what model_index.json may call itself. expects:
-    configuration values by folder that tell this model from others of the same class. base: the model that parts
-    are trained on.
+    that the conditioner's part.json must name. classes: what model_index.json, or the config.json of an own model, may
+    call itself. expects: configuration values by folder that tell this model from others of the same class. base: the
+    model that parts are trained on.
     borrows: folder -> repository, where another publishes the same weights smaller. variant: of the files in the
     repository ("fp16"); they lie in the store under their plain names.
     """
@@ -44,7 +45,7 @@ class Model:
     nbytes: int
     gated: bool = False
     components: Mapping[str, str] = field(default_factory=dict)
-    pipelines: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
     expects: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     borrows: Mapping[str, str] = field(default_factory=dict)
     variant: str = ""
@@ -87,7 +88,7 @@ _MODELS = (
         _APACHE_URL,
         5_676_100_000 + _AROUND_WAN,
         components=_WAN,
-        pipelines=("WanPipeline",),
+        classes=("WanPipeline",),
         expects=_WAN_1_3B,
         # Its own repository holds the same text encoder in float32, 22.7 GB.
         borrows={"text_encoder": _VACE},
@@ -102,7 +103,7 @@ _MODELS = (
         _APACHE_URL,
         7_150_000_000 + _AROUND_WAN,
         components=_WAN | {"transformer": "WanVACETransformer3DModel"},
-        pipelines=("WanVACEPipeline",),
+        classes=("WanVACEPipeline",),
         expects=_WAN_1_3B,
     ),
     Model(
@@ -115,7 +116,7 @@ _MODELS = (
         _APACHE_URL,
         2_980_000_000 + _AROUND_WAN,
         components=_WAN,
-        pipelines=("WanDMDPipeline", "WanPipeline"),
+        classes=("WanDMDPipeline", "WanPipeline"),
         expects=_WAN_1_3B,
         borrows={"text_encoder": _VACE},
     ),
@@ -136,7 +137,7 @@ _MODELS = (
             "feature_extractor": "",
             "scheduler": "",
         },
-        pipelines=("StableVideoDiffusionPipeline",),
+        classes=("StableVideoDiffusionPipeline",),
         expects={"unet": {"num_frames": 25}},
         variant="fp16",
     ),
@@ -174,6 +175,17 @@ _MODELS = (
         _APACHE_URL,
         156_000_000,
         components={"": "Sam2VideoModel"},
+    ),
+    Model(
+        "draft",
+        "Draft",
+        "the engine of that name; one that you trained goes before it",
+        "own",
+        "",
+        APACHE,
+        _APACHE_URL,
+        6_440_000,
+        classes=("DraftTransformer", "Refiner"),
     ),
     _parts("edit-by-track", "Edit-by-Track", "EditByTrackConditioner", 380_000_000),
     _parts("track2view", "Track2View", "Track2ViewConditioner", 466_000_000),

@@ -11,7 +11,6 @@ from pathlib import Path
 from retake_shared.errors import RetakeError
 
 from ..progress_line import ProgressLine
-from . import shipped
 from .catalogue import CATALOGUE, find, size_in_words
 from .store import Entry, Report, WeightStore
 from .task import damaged
@@ -35,9 +34,6 @@ def list_models(store: WeightStore, as_json: bool) -> int:
         if entry.damage:
             print(f"\n{entry.model.name} is damaged: {entry.damage}")
     print(f"\nplace: {store.folder}")
-    for name in shipped.NAMES:
-        folder = shipped.find(name, store)
-        print(f"{name} comes with the backend: {folder or 'its weights are missing, install the backend again'}")
     return 0
 
 
@@ -62,7 +58,9 @@ def pull_models(store: WeightStore, names: Sequence[str], check: Callable[[], No
 def verify_models(store: WeightStore, names: Sequence[str], check: Callable[[], None]) -> int:
     """Hash every file of the named models, of all that are here when none is named; 1 when one is damaged."""
     code = 0
-    here = [entry.model.name for entry in store.entries() if entry.state in ("installed", "damaged")]
+    here = [
+        entry.model.name for entry in store.entries() if entry.state in ("installed", "damaged") and not entry.shipped
+    ]
     if not (names or here):
         print(f"no model is installed in {store.folder}")
     for name in names or here:
@@ -116,6 +114,9 @@ def remove_model(store: WeightStore, name: str, yes: bool) -> int:
     if entry.state == "missing":
         print(f"{name} is not here")
         return 0
+    if entry.shipped:
+        print(f"{name} comes with the backend and stays; none that was imported lies before it")
+        return 0
     if not yes:
         if not sys.stdin.isatty():
             raise RetakeError("needs your word.", f"remove {name}", "Say --yes.")
@@ -125,12 +126,14 @@ def remove_model(store: WeightStore, name: str, yes: bool) -> int:
             return 0
     freed = store.remove(name)
     print(f"{name} is removed: {size_in_words(freed)} are free again")
+    if store.entry(name).shipped:
+        print("from now on the one that comes with the backend is used")
     return 0
 
 
 def summary(store: WeightStore) -> str:
     """One line for `retake doctor`: the folder of models and what is in it."""
-    here = [entry for entry in store.entries() if entry.state != "missing"]
+    here = [entry for entry in store.entries() if entry.state != "missing" and not entry.shipped]
     said = ", ".join(f"{entry.model.name} ({_state(entry)})" for entry in here)
     return f"{store.folder}: {said or f'none of {len(CATALOGUE)} is installed'}"
 
@@ -140,6 +143,11 @@ def _state(entry: Entry) -> str:
         return f"partial, {size_in_words(entry.nbytes)} here"
     if entry.random:
         return f"{entry.state}, random weights"
+    if entry.shipped:
+        return "comes with the backend"
+    if entry.model.kind == "own":
+        said = {"installed": "in place of the backend's own", "missing": "install the backend again"}
+        return f"{entry.state}, {said.get(entry.state, 'import it again or remove it')}"
     if entry.state == "missing" and entry.model.gated:
         return "missing, accept its licence first"
     return entry.state
@@ -160,6 +168,7 @@ def _row(entry: Entry) -> dict[str, object]:
         "bytes": entry.nbytes,
         "total": entry.total,
         "random": entry.random,
+        "shipped": entry.shipped,
         "damage": entry.damage,
         "place": str(entry.place),
     }

@@ -16,6 +16,7 @@ from typing import Any
 from retake_shared.errors import BadFile
 
 from .catalogue import Model
+from .shipped import FILES, WEIGHTS
 
 CODE_INSIDE = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".pickle", ".joblib", ".msgpack", ".h5", ".py")
 """Endings of weights that are pickles, or may hold code otherwise: never pulled, copied or opened."""
@@ -30,6 +31,8 @@ _BITS = {"F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16"
 def wanted(model: Model, file: str) -> str:
     """The name in the store of a file of a model's repository or folder, "" when the model does not need it."""
     folder, _, base = file.rpartition("/")
+    if model.kind == "own":
+        return file if file in FILES else ""
     if not folder and "" in model.components:
         whole = base in ("config.json", "model.safetensors") or base.startswith("LICENSE")
         return file if whole else ""
@@ -72,6 +75,8 @@ def check(model: Model, files: Mapping[str, Path], where: Path, *, sizes: bool =
     """
     if model.kind == "parts":
         _check_parts(model, files, where)
+    elif model.kind == "own":
+        _check_own(model, files, where)
     else:
         _check_pipeline(model, files, where, sizes)
     for name, path in files.items():
@@ -162,8 +167,8 @@ def _check_pipeline(model: Model, files: Mapping[str, Path], where: Path, sizes:
     if "model_index.json" not in files:
         raise BadFile("has no model_index.json.", str(where), another)
     pipeline = read_json(files["model_index.json"]).get("_class_name")
-    if pipeline not in model.pipelines:
-        raise BadFile(f"is a {pipeline!r:.60} and no {model.pipelines[0]}.", str(files["model_index.json"]), another)
+    if pipeline not in model.classes:
+        raise BadFile(f"is a {pipeline!r:.60} and no {model.classes[0]}.", str(files["model_index.json"]), another)
     for folder, kind in model.components.items():
         here = [name for name in files if name.startswith(f"{folder}/")]
         if not here:
@@ -199,6 +204,17 @@ def _check_single(model: Model, files: Mapping[str, Path], where: Path, sizes: b
         if key in config and config[key] != value:
             what = f"has {key} {config[key]!r:.20} where {model.label} has {value!r}."
             raise BadFile(what, str(files["config.json"]), another)
+
+
+def _check_own(model: Model, files: Mapping[str, Path], where: Path) -> None:
+    another = f"Choose a folder that `retake train` or `retake fit` made of the trainee {model.name}: its `result`."
+    for name in ("config.json", WEIGHTS):
+        if name not in files:
+            raise BadFile("is missing.", str(where / name), another)
+    found = read_json(files["config.json"]).get("_class_name")
+    if found not in model.classes:
+        what = f"is of the kind {found!r:.60} and no {' or '.join(model.classes)}."
+        raise BadFile(what, str(files["config.json"]), another)
 
 
 def _check_weights_are_there(folder: str, here: Iterable[str], files: Mapping[str, Path], where: Path) -> None:

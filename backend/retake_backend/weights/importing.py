@@ -36,14 +36,15 @@ def import_folder(
 ) -> Entry:
     """Copy a model of the catalogue from a folder into the store.
 
-    folder: diffusers' layout; or a repository or snapshot of the hub's cache; or parts as `models.parts` writes them.
+    folder: diffusers' layout; or a repository or snapshot of the hub's cache; or parts as `models.parts` writes them;
+    or a model of Retake's own as its training leaves it.
     link: make hard links in place of copies where the file system can (the folder's files must not be changed then).
     replace: the place of a model that is installed already. Whatever else lies in the folder is left there. Raises
     BadFile when it is another model, or its weights are pickled or cut off; RetakeError when the disk is too small.
     """
     model = find(name)
     entry = store.entry(name)
-    if entry.state == "installed" and not entry.random and not replace:
+    if entry.state == "installed" and not (entry.random or entry.shipped or replace):
         raise RetakeError("is installed already.", name, "Say --replace to put this one in its place.")
     folder = _snapshot(folder)
     if not folder.is_dir():
@@ -158,7 +159,7 @@ def _commit(folder: Path) -> str:
 
 def _licence(model: Model, files: Mapping[str, Path]) -> str:
     """The licence, for parts the one that they say they are under."""
-    if model.kind == "base":
+    if model.kind != "parts":
         return model.licence
     said = [str(contents.read_json(path)["licence"]) for name, path in files.items() if name.endswith("/part.json")]
     return "; ".join(dict.fromkeys(said))

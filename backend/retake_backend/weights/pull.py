@@ -78,6 +78,9 @@ def pull(name: str, store: WeightStore, report: Report) -> Entry:
     accepted, disk full, a file that is not what the hub named.
     """
     model = find(name)
+    if model.kind == "own":
+        what = "comes with the backend; there is nothing to download."
+        raise RetakeError(what, name, f"Install the backend again, or run: retake models import {name} FOLDER.")
     if not model.repository:
         raise RetakeError(
             "nobody has published trained parts of this method.",
@@ -279,7 +282,7 @@ def _elsewhere(store: WeightStore, files: list[HubFile]) -> dict[str, Path]:
     """Those of the files that another installed model has: name -> its file there."""
     there: dict[tuple[int, str], Path] = {}
     for entry in store.entries():
-        if entry.state == "installed" and not entry.random:
+        if entry.state == "installed" and not (entry.random or entry.shipped):
             for name, key in read_manifest(entry.place, entry.model.name).files.items():
                 there[key] = entry.place / name
     found = {file.name: there.get((file.nbytes, file.sha256)) for file in files if file.sha256}

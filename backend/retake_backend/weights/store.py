@@ -22,6 +22,7 @@ from typing import Any, Literal
 from retake_shared import connection
 from retake_shared.errors import BadFile, RetakeError
 
+from . import shipped
 from .catalogue import CATALOGUE, Model, find, size_in_words
 from .contents import sha256_of
 
@@ -48,6 +49,7 @@ class Entry:
 
     place: its folder, there or not. nbytes: what lies there; total: what there is when it is installed (about, until
     the hub was asked). random: weights that were never trained, for tests. damage: what is wrong with it, in words.
+    shipped: it is the one that comes with the backend, and `place` is there: nothing of it lies in the store.
     """
 
     model: Model
@@ -58,6 +60,7 @@ class Entry:
     random: bool
     licence: str
     damage: str = ""
+    shipped: bool = False
 
 
 class WeightStore:
@@ -76,6 +79,9 @@ class WeightStore:
         model = find(name)
         place = self.folder / name
         if not place.is_dir():
+            if (folder := shipped.find(name)) is not None:
+                size = folder_size(folder)
+                return Entry(model, "installed", folder, size, size, False, model.licence, shipped=True)
             here, total = self._incoming(model)
             return Entry(model, "partial" if here else "missing", place, here, total, False, model.licence)
         try:
@@ -112,9 +118,13 @@ class WeightStore:
         """Hash every file of an installed model again; what is wrong, in words, [] when all is right.
 
         What is found is noted in the manifest, so that the model's state is "damaged" until it is right again.
-        Raises MissingWeights when there is no such model here.
+        Raises MissingWeights when there is no such model here, RetakeError for the one that comes with the backend.
         """
         entry = self.entry(name)
+        if entry.shipped:
+            raise RetakeError(
+                "comes with the backend: there are no checksums of it.", name, "Verify what you imported."
+            )
         if entry.state in ("missing", "partial"):
             raise missing_weights([entry])
         manifest = read_manifest(entry.place, name)
@@ -137,8 +147,9 @@ class WeightStore:
         return wrong
 
     def remove(self, name: str) -> int:
-        """Remove a model and what was pulled of it; the bytes that this frees. 0 when there was nothing."""
-        if self.entry(name).state == "missing":
+        """Remove a model and what was pulled of it; the bytes that this frees. 0 when there was nothing in the store."""
+        entry = self.entry(name)
+        if entry.state == "missing" or entry.shipped:
             return 0
         with alone(self, name):
             return self._remove(name)
@@ -280,12 +291,16 @@ def missing_weights(entries: Iterable[Entry]) -> MissingWeights:
             said.append(f"{model.name} is damaged ({entry.damage})")
         else:
             half = ", half pulled" if entry.state == "partial" else ""
+            half += ", comes with the backend" if model.kind == "own" else ""
             size = size_in_words(entry.total)
             said.append(f"{model.name} is not installed ({size}, {model.licence or 'not published'}{half})")
         command = f"pull {model.name}" if model.repository else f"import {model.name} FOLDER"
         remedies.append(f"retake models {command}{_option(entry.place.parent)}")
-    own = any(not entry.model.repository for entry in entries)
-    note = " Nobody has published trained parts: train them, or import somebody's." if own else ""
+    notes = {
+        "parts": " Nobody has published trained parts: train them, or import somebody's.",
+        "own": " Removing what was imported, or installing the backend again, brings back the one that comes with it.",
+    }
+    note = "".join(words for kind, words in notes.items() if any(entry.model.kind == kind for entry in entries))
     return MissingWeights(f"{'; '.join(said)}.", f"Run: {'; '.join(remedies)}.{note}", [e.model for e in entries])
 
 

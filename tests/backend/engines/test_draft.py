@@ -1,5 +1,6 @@
 """The `draft` engine: the preview, corrected where geometry knows nothing, and never touched where it does."""
 
+import hashlib
 import shutil
 
 import numpy as np
@@ -15,6 +16,8 @@ from retake_backend.models.draft import DraftTransformer
 from retake_backend.models.draft_weights import save_draft
 from retake_backend.models.refiner import Refiner
 from retake_backend.weights import shipped
+from retake_backend.weights.importing import import_folder
+from retake_backend.weights.store import WeightStore
 from retake_shared.errors import BadShot, Cancelled, RetakeError
 from retake_shared.shot import Cameras, Edit
 
@@ -172,18 +175,27 @@ def test_without_its_weights_it_says_so(shot, store, ship):
         return {engine["name"]: engine["ready"] for engine in engines.available()}["draft"]
 
     assert not ready()
-    with pytest.raises(RetakeError, match="come with the backend, are not here") as error:
+    with pytest.raises(RetakeError, match=r"comes with the backend.*installing the backend again"):
         frames_of(shot(engine="draft"))
-    assert error.value.where == str(store / "shipped" / "draft")
     ship("fresh")
     assert ready()
 
 
-def test_a_model_of_the_users_own_goes_first(shot, store, ship, weights):
+def test_an_imported_model_is_used_until_it_is_removed_and_the_take_says_which(shot, ship, weights):
     ship("fresh")
-    before = frames_of(shot(engine="draft"))
-    shutil.copytree(weights / "trained", store / "models" / "draft")
-    assert not all(same(before, frames_of(shot(engine="draft"))))
+    engine, store = DraftEngine(), WeightStore()
+    before = frames_of(shot(engine="draft"), engine)
+    (of_the_backend,) = [note for note in engine.notes() if note.startswith("Weights: ")]
+    assert "come with the backend" in of_the_backend
+    import_folder("draft", weights / "trained", store, lambda done, total, stage: None)
+    assert not all(same(before, frames_of(shot(engine="draft"), engine)))
+    (imported,) = [note for note in engine.notes() if note.startswith("Weights: ")]
+    digest = hashlib.sha256((weights / "trained" / shipped.WEIGHTS).read_bytes()).hexdigest()
+    assert imported == f"Weights: imported ones (sha256 {digest[:12]})."
+    assert of_the_backend[-14:] != imported[-14:]
+    store.remove("draft")
+    assert all(same(before, frames_of(shot(engine="draft"), engine)))
+    assert of_the_backend in engine.notes()
 
 
 def test_it_can_be_asked_to_use_another_folder(shot, weights):

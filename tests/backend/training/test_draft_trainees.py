@@ -20,6 +20,7 @@ from retake_backend.training.draft_trainees import (
 from retake_backend.training.generator.made import GeneratorSettings, make_batch
 from retake_backend.training.generator.scenes import SceneSettings
 from retake_backend.training.registry import make_trainee
+from retake_shared.errors import BadFile
 
 TINY_DRAFT = {
     "width": 24, "heads": 2, "layers": 2, "ffn_dim": 32, "fine": 8, "coarse": 16,
@@ -120,7 +121,7 @@ def test_the_engine_reads_what_is_saved_and_training_goes_on_from_it(kind, batch
     for name, weight in load_draft(tmp_path / kind).state_dict().items():
         torch.testing.assert_close(weight, again.module.state_dict()[name])
     other = RefinerTrainee if kind == "draft" else DraftTrainee
-    with pytest.raises(ValueError, match="not a"):
+    with pytest.raises(BadFile, match="and no"):
         other(DraftSettings(start=tmp_path / kind))
 
 

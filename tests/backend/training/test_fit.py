@@ -2,7 +2,7 @@
 
 import json
 import os
-import shutil
+import shlex
 import signal
 import subprocess
 import sys
@@ -23,6 +23,7 @@ from retake_backend.training.config import Picture
 from retake_backend.training.examples import HeldPairs
 from retake_backend.training.fit import FitSettings, clip_starts, shot_pairs
 from retake_backend.weights import shipped
+from retake_backend.weights.store import WeightStore
 from retake_shared import archive
 from retake_shared.errors import BadShot, Cancelled
 from safetensors.torch import load_file
@@ -197,13 +198,15 @@ def test_the_draft_model_is_fitted_too(sample_shot, tmp_path, monkeypatch, capsy
     path = tmp_path / "draft.toml"
     path.write_text(DRAFT)
     assert cli.main(fit(sample_shot, tmp_path / "out", path, "--from", str(tmp_path / "start"))) == 0
-    assert str(tmp_path / "models" / "draft") in capsys.readouterr().out
+    (told,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("To use it: retake ")]
     load_draft(tmp_path / "out" / "result")
     before, after = (load_file(next((tmp_path / f).glob("*.safetensors"))) for f in ("start", "out/result"))
     assert before.keys() == after.keys()
-    # And what was fitted is found where the words say it should lie.
-    shutil.copytree(tmp_path / "out" / "result", tmp_path / "models" / "draft")
-    assert shipped.find("draft") == tmp_path / "models" / "draft"
+    # And the engine takes what was fitted once the command that the words name has been given.
+    assert cli.main(shlex.split(told.partition("retake ")[2].partition("(")[0])) == 0
+    assert WeightStore().place("draft") == tmp_path / "models" / "draft"
+    fitted = load_file(tmp_path / "models" / "draft" / shipped.WEIGHTS)
+    assert all(torch.equal(fitted[name], after[name]) for name in after)
 
 
 def test_a_shot_that_is_too_short_or_a_configuration_without_one_is_refused(sample_shot, tmp_path, config, capsys):

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from retake_backend.weights import shipped
 from retake_backend.weights.importing import import_folder
-from retake_backend.weights.store import WeightStore
+from retake_backend.weights.store import MissingWeights, WeightStore
 from retake_shared.errors import BadFile, Cancelled, RetakeError
 
 from .conftest import SHARDS, SVD, T2V, WEIGHTS, Ran, as_json, svd, wan, weights, write_folder
@@ -180,6 +181,71 @@ def test_trained_parts_come_in_as_they_were_saved(store: WeightStore, tmp_path: 
     with pytest.raises(BadFile, match="another base, 'svd-xt"):
         import_folder("trajectory-attention", tmp_path / "trajectory-attention-svd", store, quiet, replace=True)
     assert store.place("edit-by-track")
+
+
+@pytest.fixture
+def fitted(tmp_path: Path) -> Path:
+    """What the training of a draft model leaves, with things beside that are none of it."""
+    files = {
+        "config.json": as_json({"_class_name": "DraftTransformer", "width": 24}),
+        WEIGHTS: weights(50),
+        "README.md": b"# Retake draft",
+        "diffusion_pytorch_model.bin": b"\x80pickled",
+    }
+    return write_folder(files, tmp_path / "result")
+
+
+def test_a_fitted_draft_model_takes_the_place_of_the_shipped_one_until_it_is_removed(
+    retake: Retake, store: WeightStore, fitted: Path
+) -> None:
+    done = retake("import", "draft", fitted)
+    assert done.code == 0, done.err
+    place = store.place("draft")
+    assert place == store.folder / "draft"
+    assert sorted(path.name for path in place.iterdir()) == sorted([*shipped.FILES, "retake_model.json"])
+    assert (place / WEIGHTS).read_bytes() == weights(50)
+    assert (store.entry("draft").shipped, store.entry("draft").licence) == (False, "Apache-2.0")
+    assert "in place of the backend's own" in retake("list").out
+    assert retake("verify").out.count("draft: every file") == 1
+    refused = retake("import", "draft", fitted)
+    assert (refused.code, "--replace" in refused.err) == (2, True)
+    (fitted / WEIGHTS).write_bytes(weights(51))
+    assert retake("import", "draft", fitted, "--replace").code == 0
+    assert (place / WEIGHTS).read_bytes() == weights(51)
+    assert not list((store.folder / ".incoming").glob("draft*/"))
+    removed = retake("remove", "draft", "--yes")
+    assert "the one that comes with the backend is used" in removed.out
+    assert store.place("draft") == shipped.SHIPPED / "draft"
+
+
+def test_what_is_no_draft_model_is_refused_and_the_shipped_one_stays(store: WeightStore, fitted: Path) -> None:
+    def refusal() -> str:
+        with pytest.raises(BadFile) as refused:
+            import_folder("draft", fitted, store, quiet)
+        assert store.entry("draft").shipped
+        assert "`retake fit`" in refused.value.remedy or "safetensors" in refused.value.remedy
+        return str(refused.value)
+
+    config = fitted / "config.json"
+    config.write_bytes(as_json({"_class_name": "WanTransformer3DModel"}))
+    assert "'WanTransformer3DModel' and no DraftTransformer or Refiner" in refusal()
+    config.write_bytes(as_json({"_class_name": "Refiner"}))
+    os.truncate(fitted / WEIGHTS, 500)
+    assert f"{fitted / WEIGHTS}: is cut off" in refusal()
+    (fitted / WEIGHTS).unlink()
+    assert f"{fitted / WEIGHTS}: is missing" in refusal()
+    config.unlink()
+    assert f"{config}: is missing" in refusal()
+
+
+def test_a_damaged_draft_model_is_not_silently_passed_over(store: WeightStore, fitted: Path) -> None:
+    """Takes would be another model's without a word."""
+    import_folder("draft", fitted, store, quiet)
+    os.truncate(store.place("draft") / WEIGHTS, 500)
+    with pytest.raises(MissingWeights, match=r"draft is damaged.*Removing what was imported.*brings back"):
+        store.place("draft")
+    import_folder("draft", fitted, store, quiet)
+    assert store.place("draft")
 
 
 def test_random_models_stay_random(store: WeightStore, tmp_path: Path) -> None:

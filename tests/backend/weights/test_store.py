@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from retake_backend.weights import commands
+from retake_backend.weights import commands, shipped
 from retake_backend.weights.catalogue import CATALOGUE
 from retake_backend.weights.store import MissingWeights, WeightStore, write_manifest
 from retake_shared import engine_options
@@ -39,11 +39,13 @@ def quiet(done: int, total: int, stage: str) -> None:
 def test_every_engine_names_weights_that_the_catalogue_has() -> None:
     named = {name for engine in engine_options.ENGINES for name in engine.weights}
     assert named <= CATALOGUE.keys()
+    along = {name for engine in engine_options.ENGINES if engine.shipped for name in engine.weights}
+    assert along == {name for name, model in CATALOGUE.items() if model.kind == "own"}
     assert {"wan2.1-t2v-1.3b", "wan2.1-vace-1.3b", "fastwan2.1-t2v-1.3b", "svd-xt"} <= CATALOGUE.keys()
 
 
 def test_what_is_missing_is_said_with_size_licence_and_command(store: WeightStore) -> None:
-    assert {entry.state for entry in store.entries()} == {"missing"}
+    assert {entry.state for entry in store.entries() if not entry.shipped} == {"missing"}
     with pytest.raises(MissingWeights) as one:
         store.place("svd-xt")
     for words in ("svd-xt", "4.5 GB", "Stability AI Community License", "retake models pull svd-xt"):
@@ -73,6 +75,33 @@ def test_an_installed_model_is_found_by_name(store: WeightStore, installed: Path
     for name in CATALOGUE:
         assert name in table
     assert str(store.folder) in table
+
+
+def test_what_comes_with_the_backend_is_here_and_cannot_be_taken_away(
+    store: WeightStore, retake: Retake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    entry = store.entry("draft")
+    assert (entry.state, entry.shipped, entry.place) == ("installed", True, shipped.SHIPPED / "draft")
+    assert store.place("draft") == entry.place
+    rows = {row["name"]: row for row in json.loads(retake("list", "--json").out)["models"]}
+    assert rows["draft"]["shipped"]
+    assert not rows[VACE]["shipped"]
+    (line,) = [line for line in retake("list").out.splitlines() if line.startswith("draft ")]
+    assert "Apache-2.0" in line
+    assert line.endswith("comes with the backend")
+    assert "no model is installed" in retake("verify").out
+    assert "none of" in commands.summary(store)
+    verified = retake("verify", "draft")
+    assert verified.code == 2
+    assert "no checksums" in verified.err
+    assert "stays" in retake("remove", "draft", "--yes").out
+    pulled = retake("pull", "draft")
+    assert (pulled.code, "installed already" in pulled.out) == (0, True)
+    assert retake("random", "draft").code == 2
+    assert (entry.place / shipped.WEIGHTS).is_file()
+    monkeypatch.setattr(shipped, "SHIPPED", tmp_path)  # a backend that came without it
+    with pytest.raises(MissingWeights, match=r"comes with the backend.*retake models import draft FOLDER"):
+        store.place("draft")
 
 
 def test_listing_reads_no_weights(store: WeightStore) -> None:

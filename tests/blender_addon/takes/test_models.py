@@ -241,6 +241,25 @@ def test_a_model_is_imported_verified_and_removed(backend, repositories, weights
     assert not weights.exists()
 
 
+def test_a_draft_model_is_imported_and_the_one_of_the_backend_comes_back(backend, backend_python, tmp_path):
+    """What `retake fit` left in its folder, as its last words say."""
+    code = "import sys; from pathlib import Path; from retake_backend.models.random_weights import write_random\n"
+    code += "write_random('draft', Path(sys.argv[1]) / 'result')"
+    subprocess.run([backend_python, "-c", code, str(tmp_path)], check=True, timeout=120)
+    (tmp_path / "result" / "retake_model.json").unlink()
+    root, place = backend
+    root.retake.engine = "draft"
+    assert models.find("draft").shipped
+    assert bpy.ops.retake.import_model(model="draft", directory=str(tmp_path / "result")) == {"FINISHED"}
+    pump_until(lambda: not models.find("draft").shipped)
+    assert models.find("draft").state == "installed"
+    assert (place / "draft" / "config.json").is_file()
+    assert rendering.lacking(root) == ""
+    assert bpy.ops.retake.remove_model(model="draft") == {"FINISHED"}
+    pump_until(lambda: models.find("draft").shipped)
+    assert not (place / "draft").exists()
+
+
 def test_a_folder_that_is_no_model_is_refused_in_words(backend, tmp_path):
     with pytest.raises(RuntimeError, match=str(tmp_path)):
         bpy.ops.retake.import_model(model="wan2.1-t2v-1.3b", directory=str(tmp_path))

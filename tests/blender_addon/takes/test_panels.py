@@ -11,9 +11,10 @@ import types
 
 import bpy
 import pytest
+from retake_shared.client import Models, ModelState
 
 from blender_addon import models, panels, rendering
-from blender_addon.messages import Backend
+from blender_addon.messages import Backend, ModelsTold
 from blender_addon.scene import objects
 
 ICONS = set(bpy.types.UILayout.bl_rna.functions["label"].parameters["icon"].enum_items.keys())
@@ -215,19 +216,70 @@ def test_the_chosen_device_and_cores_reach_the_backend(add_on):
     assert command[-4:] == ["--device", "cpu", "--cores", "3"]
 
 
-def test_weights_that_should_have_come_with_the_backend_are_told_before_anything_is_rendered(shot):
+DRAFT = {
+    "name": "draft", "label": "Draft", "kind": "own", "bytes": 6_440_000, "licence": "Apache-2.0",
+    "licence_url": "https://www.apache.org/licenses/LICENSE-2.0",
+}  # fmt: skip
+
+
+@pytest.fixture
+def told():
+    """told(**state): the backend says this of the model that comes with it."""
+
+    def tell(**state):
+        models.apply(ModelsTold(Models("/models", (ModelState.from_json(DRAFT | state),))))
+
+    yield tell
+    models.forget()
+
+
+def test_what_comes_with_the_backend_is_asked_for_only_once_it_says_that_it_is_not_there(shot, told):
     root, _ = shot
     root.retake.engine = "draft"
-    told = {"name": "draft", "label": "Draft", "description": "", "missing": ()}
+    assert bpy.ops.retake.generate.poll()
+    assert "Start the backend to see" not in " ".join(drawn())
+    told(state="installed", shipped=True)
+    assert bpy.ops.retake.generate.poll()
+    assert "Import…" not in drawn()
+    told(state="missing")
+    assert not bpy.ops.retake.generate.poll()
+    texts = drawn()
+    assert "install the backend again" in " ".join(texts)
+    assert "Import…" in texts
+    assert "Get" not in texts
+    with pytest.raises(RuntimeError, match="Draft lacks Draft"):
+        bpy.ops.retake.generate()
+    root.retake.engine = "preview"
+    assert bpy.ops.retake.generate.poll()
+
+
+def test_an_engine_says_by_itself_that_what_should_have_come_with_it_has_not(shot):
+    root, _ = shot
+    root.retake.engine = "draft"
+    told = {"name": "draft", "label": "Draft", "description": "", "missing": (DRAFT,)}
     try:
-        for ready in (True, False):
-            models.apply(Backend("ready", info=types.SimpleNamespace(engines=({**told, "ready": ready},))))
-            assert bpy.ops.retake.generate.poll() == ready
-            assert ("Its weights are missing, see above." in " ".join(drawn())) == (not ready)
-        assert "The backend has come without the weights of this engine" in " ".join(drawn())
-        with pytest.raises(RuntimeError, match="Draft lacks its weights, which come with the backend"):
-            bpy.ops.retake.generate()
-        root.retake.engine = "preview"
-        assert bpy.ops.retake.generate.poll()
+        models.apply(Backend("ready", info=types.SimpleNamespace(engines=({**told, "ready": False},))))
+        assert not bpy.ops.retake.generate.poll()
     finally:
         models.forget()
+
+
+@pytest.mark.parametrize(
+    ("state", "buttons"),
+    [
+        ({"state": "installed", "shipped": True}, ["Import…"]),
+        ({"state": "installed"}, ["Import…", "Verify", "Remove"]),
+        ({"state": "damaged"}, ["Import…", "Verify", "Remove"]),
+        ({"state": "missing"}, ["Import…"]),
+    ],
+)
+def test_the_preferences_offer_no_download_of_what_comes_with_the_backend(told, state, buttons):
+    from blender_addon import drawing
+
+    told(**state)
+    texts = []
+    drawing.draw_models(Layout(texts), bpy.context)
+    assert [
+        text for text in texts if text in ("Get", "Get Again", "Get the Rest", "Import…", "Verify", "Remove")
+    ] == buttons
+    assert any("Comes with the backend" in text for text in texts) == ("shipped" in state)
