@@ -22,7 +22,7 @@ class Place:
     """Where the backend is, as the preferences say.
 
     home: the folder with its store, its log and its connection file. command: what the user wrote ("" = look for it).
-    device, cores: what a backend that is started may use, as `retake serve` takes them.
+    device, cores: what a backend that is started, or a solve, may use, as `retake serve` and `retake solve` take them.
     connection_file: that of a backend which somebody else runs; None = the one in `home`. may_start: whether a
     backend may be started when none answers.
     """
@@ -46,8 +46,12 @@ class Place:
 
     def serve_command(self) -> list[str]:
         """The command that serves `home`. Raises RetakeError when no backend is installed."""
-        use = ["--device", self.device, "--cores", str(self.cores)]
-        return [*backend_command(self.command), "serve", "--home", str(self.home), *use]
+        return [*backend_command(self.command), "serve", "--home", str(self.home), *self.use]
+
+    @property
+    def use(self) -> list[str]:
+        """Device and cores, as options of `retake`."""
+        return ["--device", self.device, "--cores", str(self.cores)]
 
     def import_model(self, name: str, folder: Path, replace: bool) -> str:
         """Take the files in `folder` in as the model `name` of this backend; blocks. Returns what the program says of

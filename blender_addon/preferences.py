@@ -35,11 +35,14 @@ class RetakePreferences(bpy.types.AddonPreferences):
         subtype="FILE_PATH",
     )
     device: EnumProperty(
-        name="Device", items=DEVICES, default="auto", description="What the backend renders on, from its next start"
+        name="Device",
+        items=DEVICES,
+        default="auto",
+        description="What is solved on, and what the backend renders on, from its next start",
     )
     cores: IntProperty(
         name="CPU Cores",
-        description="How many cores the backend may use at most, from its next start; 0: all of them",
+        description="How many cores a solve, and the backend from its next start, may use at most; 0: all of them",
         default=0,
         min=0,
         soft_max=os.cpu_count() or 1,

@@ -119,7 +119,7 @@ class SolveProcess:
     def _solve(self) -> str:
         """Run the program to its end; its last line. Raises RetakeError with its reason."""
         footage = self.job.footage
-        words = ("solve", footage, "--out", self.job.out, "--progress", "json", *self.job.words)
+        words = ("solve", footage, "--out", self.job.out, "--progress", "json", *self.job.words, *self._place.use)
         command, environ = self._place.program(*words)
         environ["PYTHONIOENCODING"] = "utf-8"
         apart: dict[str, Any] = {"creationflags": 0x08000000} if os.name == "nt" else {"start_new_session": True}

@@ -76,6 +76,9 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _solve(arguments: argparse.Namespace) -> int:
     """Solve a shot: cameras, 3D tracks, depth and moving objects from the footage alone, and a report of how far to
     trust them."""
+    from . import device
+
+    device.restrict(arguments.device, arguments.cores)  # before torch loads
     from .solve import commands
 
     return commands.solve(arguments, Stop().check)

@@ -57,9 +57,14 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--home", type=Path, metavar="DIR", help="jobs, assets and the connection file (default: yours)"
     )
-    parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="cpu: leave the GPU alone (auto)")
-    parser.add_argument("--cores", type=int, default=0, metavar="N", help="CPU cores to render with at most (all)")
+    add_use(parser)
     parser.add_argument("--models", type=Path, metavar="DIR", help="weights ($RETAKE_MODELS, else models in the home)")
+
+
+def add_use(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say what of the machine may be used (`device.restrict`)."""
+    parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="cpu: leave the GPU alone (auto)")
+    parser.add_argument("--cores", type=int, default=0, metavar="N", help="CPU cores to use at most (all)")
 
 
 def add_solving(parser: argparse.ArgumentParser) -> None:
@@ -87,6 +92,7 @@ def add_solving(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--progress", choices=("words", "json"), default="words", help="json: a line a step on stdout, for programs"
     )
+    add_use(parser)
 
 
 def add_render(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""What of this machine a worker may use, and what there is, in words."""
+"""What of this machine a worker or a solve may use, and what there is, in words."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Device = Literal["auto", "cpu"]
 """auto: whatever the engine does best on. cpu: no GPU is touched, it stays free for Blender."""
 
 ONLY_CPU = "RETAKE_ONLY_CPU"
-"""Set in a worker's environment that must touch no GPU, for those that CUDA_VISIBLE_DEVICES says nothing to."""
+"""Set in the environment of a process that must touch no GPU, for those that CUDA_VISIBLE_DEVICES says nothing to."""
 
 
 def restrict(device: Device, cores: int) -> str:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -33,3 +34,29 @@ def test_cores_and_gpu_are_left_alone() -> None:
         "'0'",
     ]
     assert told("cpu", 1) == ["CPU, 1 core", "1", "''"]
+
+
+SOLVE = """
+import os, sys
+from retake_backend import cli
+code = cli.main(sys.argv[1:])
+import torch
+print(code, repr(os.environ.get("CUDA_VISIBLE_DEVICES")), len(os.sched_getaffinity(0)), torch.cuda.is_available())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not tell which cores are used")
+def test_a_solve_leaves_them_alone_too(tmp_path: Path) -> None:
+    words = [
+        "solve",
+        str(tmp_path / "nowhere.mp4"),
+        "--out",
+        str(tmp_path / "s.npz"),
+        "--device",
+        "cpu",
+        "--cores",
+        "1",
+    ]
+    environ = {**os.environ, "CUDA_VISIBLE_DEVICES": "0"}
+    done = subprocess.run([sys.executable, "-c", SOLVE, *words], capture_output=True, text=True, env=environ)
+    assert done.stdout.split() == ["2", "''", "1", "False"], done.stderr

@@ -14,7 +14,7 @@ import bpy
 import pytest
 from retake_shared import archive
 
-from blender_addon import rendering, solving
+from blender_addon import preferences, rendering, solving
 from blender_addon.messages import SolveProgress
 from blender_addon.scene import shots
 from blender_addon.solve_process import SolveJob
@@ -118,6 +118,25 @@ def test_the_window_stays_free_and_shows_each_stage(clip, blend):
     assert shots.active_shot(bpy.context) is None
     solving.settle(bpy.context)
     assert shots.active_shot(bpy.context).retake.solve_report
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not tell which cores are used")
+def test_a_solve_keeps_to_the_device_and_the_cores_of_the_preferences(clip, blend):
+    """Who keeps the GPU for Blender keeps it while footage is solved, too."""
+    page = preferences.preferences(bpy.context)
+    page.device, page.cores = "cpu", 1
+    try:
+        solving.begin(bpy.context, solving.job_for(str(clip)))
+        pump_until(lambda: bool(solving.current.parts) or not solving.busy())
+        process = rendering.link(bpy.context)._solving._process
+        assert solving.busy(), solving.current.words
+        assert len(os.sched_getaffinity(process.pid)) == 1
+        assert process.args[process.args.index("--device") + 1] == "cpu"
+    finally:
+        for name in ("device", "cores"):
+            page.property_unset(name)
+        solving.cancel(bpy.context)
+        pump_until(lambda: not solving.busy())
 
 
 def test_cancel_stops_at_once_and_the_next_solve_goes_on_from_what_is_kept(clip, blend):
