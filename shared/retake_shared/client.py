@@ -413,7 +413,7 @@ class Client:
         state = ModelState.from_json(self._control.ask(kind, self.timeout, model=model).fields)
 
         def older(message: Message) -> bool:
-            return message.fields["event"] == "model" and message.fields["data"].get("name") == model
+            return bool(message.fields["event"] == "model" and message.fields["data"].get("name") == model)
 
         self._control.forget_unasked(older)
         return state
