@@ -5,8 +5,8 @@ Edit-by-Track adds to both, noise and loss are on the target alone. What differs
 
 - there is no VAE: a latent frame is a video frame, a token a cell of 8 x 8 px, and a few convolutions at 1/2 and 1/4
   size carry the picture past the token grid, so that no cells show;
-- the target's input also holds the footage moved by geometry (`preview`'s reprojection) and its holes; what is denoised
-  is the residual to it, so that before training the model's picture is the reprojection, bit for bit;
+- the target's input also holds the footage moved by geometry (`preview`'s reprojection), its holes filled smoothly;
+  what is denoised is the residual to that, so that before training the model's picture is just that;
 - the blocks, Wan's without text, attend within a frame (source and target together) and along time in turn.
 """
 
@@ -109,7 +109,7 @@ class DraftBlock(nn.Module):
 
 
 class DraftTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
-    """Source, reprojection, holes and tracks -> the target video, in 1 to a few steps.
+    """Source, filled reprojection, holes and tracks -> the target video, in 1 to a few steps.
 
     width, heads, layers, ffn_dim: of the blocks, every second of which attends along time. fine, coarse: channels of
     the convolutions at 1/2 and 1/4 of the picture's size. track_width, track_heads, track_layers: of the track encoder.
@@ -140,7 +140,7 @@ class DraftTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.conditioner = EditByTrackConditioner(width, track_width, track_heads, temporal_layers=track_layers)
         self.view_embedding = nn.Parameter(torch.randn(2, width) / width**0.5)  # tells source from target
 
-        self.first = nn.Conv2d(10 * 4, fine, 3, padding=1)
+        self.first = nn.Conv2d(7 * 4, fine, 3, padding=1)
         self.fine_in = ConvBlock(fine, fine)
         self.to_coarse = nn.Conv2d(fine, coarse, 3, 2, 1)
         self.coarse_in = ConvBlock(coarse, coarse)
@@ -169,15 +169,14 @@ class DraftTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         tau_source, tau_target = self.conditioner(tokens.flatten(1, 2), tracks, grid)
         return Source(tokens + tau_source.view_as(tokens), tau_target.view_as(tokens))
 
-    def forward(self, noisy: Tensor, timestep: Tensor, moved: Tensor, holes: Tensor, source: Source) -> Tensor:
-        """The clean residual target - moved, (B, 3, F, H, W) float32, of a noisy one.
+    def forward(self, noisy: Tensor, timestep: Tensor, filled: Tensor, holes: Tensor, source: Source) -> Tensor:
+        """The clean residual target - filled, (B, 3, F, H, W) float32, of a noisy one.
 
-        noisy: as `add_noise` makes it. timestep: (B,), 1 = noise alone, 0 = clean. moved (B, 3, F, H, W) in [-1, 1],
-        holes (B, 1, F, H, W) in {0, 1}: the reprojection. source: of `read_source`.
+        noisy: as `add_noise` makes it. timestep: (B,), 1 = noise alone, 0 = clean. filled (B, 3, F, H, W) in [-1, 1]:
+        the reprojection after `smooth_fill`; holes (B, 1, F, H, W) in {0, 1}: where. source: of `read_source`.
         """
-        frames = moved.shape[2]
-        smooth = smooth_fill(moved.float(), holes.float())
-        fine, coarse, tokens = self._down(torch.cat([noisy, moved, holes, smooth.to(noisy.dtype)], 1))
+        frames = filled.shape[2]
+        fine, coarse, tokens = self._down(torch.cat([noisy, filled, holes], 1))
         grid = (tokens.shape[2], tokens.shape[3])
         tokens = _by_frame(tokens, frames) + source.tracks
         both = torch.stack([source.tokens.expand_as(tokens), tokens], 1)
@@ -189,7 +188,7 @@ class DraftTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
             both = block(both, modulation, along if block.over == "time" else within)
         tokens = both[:, 1].flatten(0, 1).transpose(1, 2)
         tokens = tokens.reshape(*tokens.shape[:2], *grid)
-        residual: Tensor = self.head(self._up(tokens, fine, coarse, frames), moved, smooth)
+        residual: Tensor = self.head(self._up(tokens, fine, coarse, frames), frames)
         return residual
 
     def add_noise(self, residual: Tensor, timestep: Tensor, generator: torch.Generator) -> Tensor:
@@ -208,21 +207,24 @@ class DraftTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         generator: torch.Generator,
         steps: int = 1,
     ) -> Tensor:
-        """The target (B, 3, F, H, W) float32 in [-1, 1], in `steps` even steps from noise."""
+        """The target (B, 3, F, H, W) float32 in [-1, 1], in `steps` even steps from noise.
+
+        moved (B, 3, F, H, W) in [-1, 1], holes (B, 1, F, H, W) in {0, 1}: the reprojection, whatever is in its holes.
+        """
         read = self.read_source(source, tracks)
         dtype = read.tokens.dtype
-        moved, holes = moved.float(), holes.float()
-        noise = torch.randn(moved.shape, generator=generator, device=generator.device).to(moved) * self.noise
+        filled = smooth_fill(moved.float(), holes.float())
+        noise = torch.randn(filled.shape, generator=generator, device=generator.device).to(filled) * self.noise
         residual, t = noise, 1.0
         for step in range(steps):
-            timestep = torch.full((len(moved),), t, device=moved.device)
-            clean = self(residual.to(dtype), timestep, moved.to(dtype), holes.to(dtype), read)
+            timestep = torch.full((len(filled),), t, device=filled.device)
+            clean = self(residual.to(dtype), timestep, filled.to(dtype), holes.to(dtype), read)
             following = 1 - (step + 1) / steps
             residual, t = clean + following / t * (residual - clean), following
-        return (moved + residual).clamp(-1, 1)
+        return (filled + residual).clamp(-1, 1)
 
     def _down(self, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, 10, F, H, W) -> features at 1/2 and 1/4 of the size, and the target's tokens (B * F, d, h, w)."""
+        """(B, 7, F, H, W) -> features at 1/2 and 1/4 of the size, and the target's tokens (B * F, d, h, w)."""
         frames = target.shape[2]
         fine = self.fine_in(self.first(pixel_unshuffle(flat(target), 2)), frames)
         coarse = self.coarse_in(self.to_coarse(fine), frames)

@@ -65,23 +65,17 @@ class Upsample(nn.Module):
 
 
 class Head(nn.Module):
-    """Features at half the size -> a change of the reprojection at full size; none before training.
-
-    The change is a residual, and a share of the way to the smoothly filled holes: pieces of picture that the preview
-    put into a hole are taken back by one number a pixel, and need not be learnt colour by colour.
-    """
+    """Features at half the size -> a change of the filled reprojection at full size; none before training."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, 4 * 4, 3, padding=1)
+        self.conv = nn.Conv2d(channels, 3 * 4, 3, padding=1)
         nn.init.zeros_(self.conv.weight)
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
 
-    def forward(self, features: Tensor, moved: Tensor, smooth: Tensor) -> Tensor:
-        """features (B * F, channels, H / 2, W / 2); moved, smooth (B, 3, F, H, W) -> (B, 3, F, H, W) float32."""
-        made = nn.functional.pixel_shuffle(self.conv(silu(features)).float(), 2)
-        made = unflat(made, moved.shape[2])
-        return made[:, :3] + made[:, 3:] * (smooth.float() - moved.float())
+    def forward(self, features: Tensor, frames: int) -> Tensor:
+        """features (B * F, channels, H / 2, W / 2) -> (B, 3, F, H, W) float32."""
+        return unflat(nn.functional.pixel_shuffle(self.conv(silu(features)).float(), 2), frames)
 
 
 def smooth_fill(video: Tensor, holes: Tensor) -> Tensor:

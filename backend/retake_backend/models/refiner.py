@@ -1,7 +1,7 @@
 """The convolutional refiner: the draft model's yardstick, and what ships in its place where it does better.
 
-A U-Net over the same inputs without attention, tracks or noise: it sees the reprojection, the holes, the source at
-the same moment, and for every hole what lies at that place in the nearest frame that shows it.
+A U-Net over the same inputs without attention, tracks or noise: it sees the filled reprojection, the holes, the source
+at the same moment, and for every hole what lies at that place in the nearest frame that shows it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .draft_layers import ConvBlock, Head, Upsample, check_size, flat, smooth_fi
 
 
 class Refiner(ModelMixin, ConfigMixin):  # type: ignore[misc]
-    """Source, reprojection and holes -> the target video, in one step.
+    """Source, filled reprojection and holes -> the target video, in one step.
 
     channels: at 1/2, 1/4 and 1/8 of the picture's size. depth: residual blocks at 1/8. longer_side: px, of the
     pictures that it works on best.
@@ -27,7 +27,7 @@ class Refiner(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def __init__(self, channels: tuple[int, int, int] = (48, 96, 192), depth: int = 2, longer_side: int = 224) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         fine, coarse, deep = channels
-        self.first = nn.Conv2d(13 * 4, fine, 3, padding=1)
+        self.first = nn.Conv2d(10 * 4, fine, 3, padding=1)
         self.fine_in = ConvBlock(fine, fine)
         self.to_coarse = nn.Conv2d(fine, coarse, 3, 2, 1)
         self.coarse_in = ConvBlock(coarse, coarse)
@@ -39,15 +39,14 @@ class Refiner(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.fine_out = ConvBlock(2 * fine, fine)
         self.head = Head(fine)
 
-    def forward(self, source: Tensor, moved: Tensor, holes: Tensor) -> Tensor:
-        """The residual target - moved, (B, 3, F, H, W) float32.
+    def forward(self, source: Tensor, filled: Tensor, holes: Tensor) -> Tensor:
+        """The residual target - filled, (B, 3, F, H, W) float32.
 
-        source, moved: (B, 3, F, H, W) in [-1, 1]; holes: (B, 1, F, H, W) in {0, 1}.
+        source, filled: (B, 3, F, H, W) in [-1, 1], the latter after `smooth_fill`; holes: (B, 1, F, H, W) in {0, 1}.
         """
-        check_size(moved)
-        frames = moved.shape[2]
-        smooth = smooth_fill(moved.float(), holes.float())
-        seen = torch.cat([source, moved, holes, nearest_seen(moved, holes), smooth], 1).to(self.dtype)
+        check_size(filled)
+        frames = filled.shape[2]
+        seen = torch.cat([source, filled, holes, nearest_seen(filled, holes)], 1).to(self.dtype)
         fine = self.fine_in(self.first(pixel_unshuffle(flat(seen), 2)), frames)
         coarse = self.coarse_in(self.to_coarse(fine), frames)
         deep = self.to_deep(coarse)
@@ -55,7 +54,7 @@ class Refiner(ModelMixin, ConfigMixin):  # type: ignore[misc]
             deep = block(deep, frames)
         coarse = self.coarse_out(torch.cat([self.from_deep(deep), coarse], 1), frames)
         fine = self.fine_out(torch.cat([self.from_coarse(coarse), fine], 1), frames)
-        residual: Tensor = self.head(fine, moved, smooth)
+        residual: Tensor = self.head(fine, frames)
         return residual
 
     @torch.no_grad()
@@ -69,12 +68,13 @@ class Refiner(ModelMixin, ConfigMixin):  # type: ignore[misc]
         steps: int = 1,
     ) -> Tensor:
         """The target (B, 3, F, H, W) float32 in [-1, 1]; tracks, chance and steps are the transformer's, unused."""
-        residual: Tensor = self(source, moved, holes)
-        return (moved.float() + residual).clamp(-1, 1)
+        filled = smooth_fill(moved.float(), holes.float())
+        residual: Tensor = self(source, filled, holes)
+        return (filled + residual).clamp(-1, 1)
 
 
 def nearest_seen(moved: Tensor, holes: Tensor) -> Tensor:
-    """`moved` with every hole filled from the frame nearest in time that has none there; where none has, as it is.
+    """A video with every hole filled from the frame nearest in time that has none there; where none has, as it is.
 
     moved: (B, 3, F, H, W). holes: (B, 1, F, H, W) in {0, 1}. Of two equally near frames the earlier.
     """

@@ -17,7 +17,7 @@ from ..conditioning.coordinates import TrackPairs
 from ..conditioning.edit_by_track import EditByTrackConditioner
 from ..models import parts
 from ..models.draft import DraftTransformer, rotated
-from ..models.draft_layers import flat, unflat
+from ..models.draft_layers import flat, smooth_fill, unflat
 from ..models.draft_weights import DraftModel, load_draft, save_draft
 from ..models.refiner import Refiner
 from ..models.wan import RetakeWanTransformer
@@ -32,8 +32,7 @@ class DraftSettings:
     model: arguments of the model's class that differ from its defaults. start: a folder of weights to go on from,
     which then decides all of `model`; None = fresh ones. at_noise: share of the examples at timestep 1, which is all
     that one step ever sees; the others are spread evenly below. steps: of a sample. (The last two concern the
-    transformer alone.) refilled: share of the examples whose holes are filled with pieces of the picture from elsewhere,
-    as `preview` fills them, where a generator does so smoothly. tracks: False hides them, for comparison. about: Markdown for the model card of what is saved.
+    transformer alone.) tracks: False hides them, for comparison. about: Markdown for the model card of what is saved.
     """
 
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -41,7 +40,6 @@ class DraftSettings:
     loss: LossSettings = field(default_factory=LossSettings)
     at_noise: float = 0.5
     steps: int = 1
-    refilled: float = 0.5
     tracks: bool = True
     about: str = ""
 
@@ -65,7 +63,7 @@ class _OnReprojection:
 
     def sample(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """(B, 3, F, H, W) float32 in [-1, 1]."""
-        moved, holes = _reprojection(batch)
+        moved, holes = _moved(batch)
         return self.module.repaint(batch.source, moved, holes, self._tracks(batch), generator, self.settings.steps)
 
     def save(self, folder: Path) -> None:
@@ -75,14 +73,15 @@ class _OnReprojection:
     def _tracks(self, batch: Batch) -> TrackPairs:
         return batch.tracks if self.settings.tracks else batch.tracks.select(torch.tensor([], dtype=torch.long))
 
-    def _scored(self, residual: Tensor, moved: Tensor, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """The loss of a predicted residual to `moved`; its terms, and how far both are from the truth in holes."""
-        holes = _reprojection(batch)[1]
-        loss, told = picture_loss(moved + residual, batch.target, holes, self.settings.loss)
+    def _scored(
+        self, residual: Tensor, filled: Tensor, holes: Tensor, target: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The loss of a predicted residual; its terms, and how far it and no residual are from the truth in holes."""
+        loss, told = picture_loss(filled + residual, target, holes, self.settings.loss)
         with torch.no_grad():
             size = 3 * holes.sum().clamp(min=1)
-            for name, made in (("holes_l1", moved + residual), ("holes_l1_reprojection", moved)):
-                told[name] = float((holes * (made - batch.target).abs()).sum() / size)
+            for name, made in (("holes_l1", filled + residual), ("holes_l1_filled", filled)):
+                told[name] = float((holes * (made - target).abs()).sum() / size)
         return loss, told
 
 
@@ -94,11 +93,11 @@ class DraftTrainee(_OnReprojection):
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
         """The mean loss of a batch that has reprojections. Raises ValueError for one that has none."""
-        moved, holes = refilled(*_reprojection(batch), self.settings.refilled, generator)
-        t = _timesteps(len(batch), self.settings.at_noise, generator).to(moved.device)
-        noisy = self.module.add_noise(batch.target - moved, t, generator)
+        filled, holes = _filled(batch)
+        t = _timesteps(len(batch), self.settings.at_noise, generator).to(filled.device)
+        noisy = self.module.add_noise(batch.target - filled, t, generator)
         read = self.module.read_source(batch.source, self._tracks(batch))
-        return self._scored(self.module(noisy, t, moved, holes, read), moved, batch)
+        return self._scored(self.module(noisy, t, filled, holes, read), filled, holes, batch.target)
 
 
 class RefinerTrainee(_OnReprojection):
@@ -109,24 +108,8 @@ class RefinerTrainee(_OnReprojection):
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
         """The mean loss of a batch that has reprojections. Raises ValueError for one that has none."""
-        moved, holes = refilled(*_reprojection(batch), self.settings.refilled, generator)
-        return self._scored(self.module(batch.source, moved, holes), moved, batch)
-
-
-def refilled(moved: Tensor, holes: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Reprojections (B, 3, F, H, W), of which a `share` has other fillings in its holes (B, 1, F, H, W), and the holes.
-
-    The filling is the same picture shifted by up to a third of its sides, in all frames alike.
-    """
-    height, width = moved.shape[-2:]
-    drawn = torch.rand(3, len(moved), generator=generator, device=generator.device).tolist()
-    videos = []
-    for video, hole, chance, down, across in zip(moved, holes, *drawn, strict=True):
-        if chance < share:
-            shift = (round((2 * down - 1) * height / 3), round((2 * across - 1) * width / 3))
-            video = torch.where(hole > 0.5, video.roll(shift, (-2, -1)), video)
-        videos.append(video)
-    return torch.stack(videos), holes
+        filled, holes = _filled(batch)
+        return self._scored(self.module(batch.source, filled, holes), filled, holes, batch.target)
 
 
 # --- the paper's own form ---
@@ -275,7 +258,13 @@ def _timesteps(count: int, at_noise: float, generator: torch.Generator) -> Tenso
     return torch.where(drawn[0] < at_noise, 1.0, drawn[1])
 
 
-def _reprojection(batch: Batch) -> tuple[Tensor, Tensor]:
+def _filled(batch: Batch) -> tuple[Tensor, Tensor]:
+    """The reprojection with its holes filled smoothly, and the holes."""
+    moved, holes = _moved(batch)
+    return smooth_fill(moved.float(), holes.float()), holes
+
+
+def _moved(batch: Batch) -> tuple[Tensor, Tensor]:
     if batch.moved is None or batch.holes is None:
         raise ValueError("the batch has no reprojections: the draft model is trained on examples that have them")
     return batch.moved, batch.holes

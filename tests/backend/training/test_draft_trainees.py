@@ -4,6 +4,7 @@ import pytest
 import torch
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from retake_backend.conditioning.edit_by_track import EditByTrackConditioner
+from retake_backend.models.draft_layers import smooth_fill
 from retake_backend.models.draft_weights import load_draft
 from retake_backend.models.parts import load_base, load_parts
 from retake_backend.training.draft_loss import LossSettings, picture_loss
@@ -13,7 +14,6 @@ from retake_backend.training.draft_trainees import (
     PaperSettings,
     PaperTrainee,
     RefinerTrainee,
-    refilled,
     to_latents,
     to_video,
 )
@@ -74,18 +74,20 @@ def test_a_model_learns_a_batch(kind, batch):
 
 @pytest.mark.parametrize("kind", ["draft", "refiner"])
 def test_what_is_learnt_shows_in_the_holes(kind, batch):
-    made = trainee(kind, refilled=0.0, at_noise=1.0)
+    made = trainee(kind, at_noise=1.0)
     trained(made, batch, 80)
     made.module.eval()
     off = (made.sample(batch, chance()) - batch.target).square()
-    before = (batch.moved - batch.target).square()
+    before = (smooth_fill(batch.moved, batch.holes) - batch.target).square()
     inside = batch.holes.expand_as(off) > 0.5
     assert off[inside].mean() < 0.9 * before[inside].mean()
 
 
-@pytest.mark.parametrize("kind", ["draft", "refiner", "paper"])
+@pytest.mark.parametrize("kind", ["draft", "paper"])
 def test_all_chance_comes_from_the_generator(kind, batch):
     made = trainee(kind)
+    for parameter in made.module.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)  # a fresh draft model takes no notice of the noise
     losses = []
     for seed, torchs in ((0, 1), (0, 2), (1, 1)):
         torch.manual_seed(torchs)
@@ -152,14 +154,6 @@ def test_a_pixel_in_a_hole_counts_more_than_one_beside_it_and_that_more_than_oth
         losses.append(float(picture_loss(made, truth, holes, LossSettings())[0]))
     assert losses[0] > losses[1] > losses[2]
     assert picture_loss(truth, truth, holes, LossSettings())[0] < 0.01
-
-
-def test_other_fillings_stay_in_the_holes(batch):
-    video, holes = refilled(batch.moved, batch.holes, 1.0, chance())
-    known = (holes < 0.5).expand_as(video)
-    assert torch.equal(video[known], batch.moved[known])
-    assert not torch.equal(video, batch.moved)
-    assert torch.equal(refilled(batch.moved, batch.holes, 0.0, chance())[0], batch.moved)
 
 
 # --- the paper's own form ---
