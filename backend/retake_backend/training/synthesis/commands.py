@@ -18,6 +18,7 @@ from retake_shared.errors import BadFile, RetakeError
 from ...footage import sha256
 from ...progress_line import ChangingLine
 from ..dataset import PairWriter
+from ..moved import with_moved
 from . import crew, plan
 from .pairing import make_pair, read_shots
 
@@ -163,7 +164,8 @@ def make(asked: Asked, check: Callable[[], None], tell: Tell, silence: float = 9
                 made.skipped.append(f"{scene.name}: {error}")
             else:
                 for source, target, _ in left[outcome.seed]:
-                    writer.add(make_pair(scene, shots, source, target, origin), scene.pair_name(source, target))
+                    pair = with_moved(make_pair(scene, shots, source, target, origin))
+                    writer.add(pair, scene.pair_name(source, target))
                 made.pairs += len(left[outcome.seed])
                 tell(made.there + made.pairs, asked.clips, f"{scene.name} done")
             shutil.rmtree(folder, ignore_errors=True)
