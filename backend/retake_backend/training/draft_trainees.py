@@ -120,24 +120,26 @@ class PaperSettings:
     """Edit-by-Track in small: no reprojection, the whole model trained, pixels in place of latents.
 
     transformer, conditioner: arguments of `RetakeWanTransformer` and `EditByTrackConditioner` that differ from the
-    defaults here. tracks: False leaves the conditioner out. at_noise: as in `DraftSettings`. steps: of a sample.
+    defaults here. tracks: False leaves the conditioner out. token: px to a side of what a token holds, even; small ones
+    make small pictures learnt faster. at_noise: as in `DraftSettings`. steps: of a sample.
     """
 
     transformer: Mapping[str, Any] = field(default_factory=dict)
     conditioner: Mapping[str, Any] = field(default_factory=dict)
     tracks: bool = True
+    token: int = 8
     at_noise: float = 0.25
     steps: int = 8
 
+    def __post_init__(self) -> None:
+        if self.token < 2 or self.token % 2:
+            raise ValueError(f'"token" is {self.token}, it must be even')
 
-_UNSHUFFLE = 4
-"""px to a side of a "latent": Wan's patches of 2 x 2 then make tokens of 8 x 8 px."""
+
 _TEXT = 16
 _SMALL_WAN = {
     "num_attention_heads": 4,
     "attention_head_dim": 48,
-    "in_channels": 3 * _UNSHUFFLE**2,
-    "out_channels": 3 * _UNSHUFFLE**2,
     "text_dim": _TEXT,
     "freq_dim": 128,
     "ffn_dim": 768,
@@ -175,7 +177,9 @@ class PaperModel(nn.Module):
 
     def __init__(self, settings: PaperSettings) -> None:
         super().__init__()
-        self.transformer = RetakeWanTransformer(**{**_SMALL_WAN, **settings.transformer})
+        self.fold = settings.token // 2  # Wan's patches of 2 x 2 latents make the token
+        channels = {"in_channels": 3 * self.fold**2, "out_channels": 3 * self.fold**2}
+        self.transformer = RetakeWanTransformer(**{**_SMALL_WAN, **channels, **settings.transformer})
         self.transformer.set_attn_processor(PlainAttention())
         width = self.transformer.config.num_attention_heads * self.transformer.config.attention_head_dim
         self.conditioner = (
@@ -183,8 +187,8 @@ class PaperModel(nn.Module):
         )
 
     def forward(self, noisy: Tensor, timestep: Tensor, batch: Batch) -> Tensor:
-        """The clean target's latents (B, 48, F, h, w) of noisy ones, at timestep (B,) in [0, 1]."""
-        source = to_latents(batch.source)
+        """The clean target's latents of noisy ones, see `to_latents`, at timestep (B,) in [0, 1]."""
+        source = to_latents(batch.source, self.fold)
         tokens = None
         if self.conditioner is not None:
             grid = (source.shape[3] // 2, source.shape[4] // 2)
@@ -208,7 +212,7 @@ class PaperTrainee:
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
         """The mean squared error of the clean video."""
-        clean = to_latents(batch.target)
+        clean = to_latents(batch.target, self.module.fold)
         t = _timesteps(len(batch), self.settings.at_noise, generator).to(clean.device)
         share = t.view(-1, 1, 1, 1, 1)
         noisy = (1 - share) * clean + share * _noise(clean, generator)
@@ -218,12 +222,12 @@ class PaperTrainee:
     @torch.no_grad()
     def sample(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """(B, 3, F, H, W) float32 in [-1, 1], in even steps from noise."""
-        current, t, steps = _noise(to_latents(batch.target), generator), 1.0, self.settings.steps
+        current, t, steps = _noise(to_latents(batch.target, self.module.fold), generator), 1.0, self.settings.steps
         for step in range(steps):
             clean = self.module(current, torch.full((len(batch),), t, device=current.device), batch)
             following = 1 - (step + 1) / steps
             current, t = clean + following / t * (current - clean), following
-        return to_video(current).clamp(-1, 1)
+        return to_video(current, self.module.fold).clamp(-1, 1)
 
     def save(self, folder: Path) -> None:
         """The transformer in diffusers' layout under transformer/, the conditioner as a part that belongs to it."""
@@ -238,14 +242,14 @@ class PaperTrainee:
             )
 
 
-def to_latents(video: Tensor) -> Tensor:
-    """(B, 3, F, H, W) -> (B, 48, F, H / 4, W / 4): every latent pixel holds 4 x 4 px."""
-    return unflat(pixel_unshuffle(flat(video.float()), _UNSHUFFLE), video.shape[2])
+def to_latents(video: Tensor, fold: int) -> Tensor:
+    """(B, 3, F, H, W) -> (B, 3 fold^2, F, H / fold, W / fold): every latent pixel holds fold x fold px."""
+    return unflat(pixel_unshuffle(flat(video.float()), fold), video.shape[2])
 
 
-def to_video(latents: Tensor) -> Tensor:
+def to_video(latents: Tensor, fold: int) -> Tensor:
     """The other way round."""
-    return unflat(pixel_shuffle(flat(latents), _UNSHUFFLE), latents.shape[2])
+    return unflat(pixel_shuffle(flat(latents), fold), latents.shape[2])
 
 
 def _noise(like: Tensor, generator: torch.Generator) -> Tensor:

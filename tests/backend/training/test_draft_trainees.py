@@ -190,7 +190,7 @@ def test_the_papers_form_attends_as_wan_does(batch):
     """Its own way to compute attention must be Wan's, or the weights would mean something else in the engines."""
     made = trainee("paper")
     trained(made, batch, 2)
-    noisy, t = to_latents(batch.target), torch.tensor([1.0, 0.5])
+    noisy, t = to_latents(batch.target, made.module.fold), torch.tensor([1.0, 0.5])
     with torch.no_grad():
         own = made.module(noisy, t, batch)
         made.module.transformer.set_attn_processor(WanAttnProcessor())
