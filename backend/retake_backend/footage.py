@@ -510,7 +510,8 @@ def write_video(path: str | Path, pictures: Iterable[Picture], fps: Fraction | f
 
 
 def encode_video(pictures: Iterable[Picture], fps: Fraction, quality: int) -> bytes:
-    """The bytes of an H.264 MP4 with colour in every pixel (4:4:4), as small pictures need it. Raises RetakeError."""
+    """The bytes of an H.264 MP4 with colour in every pixel (4:4:4), as small pictures need it: the same ones for the same
+    pictures, however many cores there are. Raises RetakeError."""
     stream = io.BytesIO()
     _encode_video(stream, pictures, fps, quality, "yuv444p")
     return stream.getvalue()
@@ -544,7 +545,8 @@ def decode_video(data: bytes, shape: tuple[int, int, int], where: str) -> NDArra
 def _encode_video(
     target: Path | io.BytesIO, pictures: Iterable[Picture], fps: Fraction, quality: int, pixels: str = ""
 ) -> int:
-    """Into a file, or memory. pixels: the format that is encoded, "" for what players like best."""
+    """Into a file, or memory. pixels: the format that is encoded, and the same for the same pictures; "" for what
+    players like best, and fast."""
     count = 0
     stream: Any = None
     in_file = isinstance(target, Path)
@@ -556,10 +558,14 @@ def _encode_video(
                 stream = container.add_stream("libx264", rate=fps)
                 stream.width, stream.height = width, height
                 stream.pix_fmt = pixels or ("yuv420p" if width % 2 == 0 and height % 2 == 0 else "yuv444p")
-                # Errors of colour count double in RGB; where every pixel has its own, they are kept as small as the rest.
-                fine = {"x264-params": "chroma-qp-offset=-6"} if pixels else {}
-                stream.options = {"crf": str(quality), "preset": "veryfast", **fine}
                 context = stream.codec_context
+                # Errors of colour count double in RGB; where every pixel has its own, they are kept as small as the rest.
+                # The macroblock tree reads past the ends of rows that are no multiple of 128 px: what it finds there
+                # differs from run to run, and so would the pictures.
+                fine = {"x264-params": "chroma-qp-offset=-6:mbtree=0"} if pixels else {}
+                if pixels:
+                    context.thread_count = 1  # frames in the making on several are searched less far for motion
+                stream.options = {"crf": str(quality), "preset": "veryfast", **fine}
                 context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
                 context.color_range = 1  # limited
             if (width, height) != (stream.width, stream.height):

@@ -199,5 +199,5 @@ def test_the_papers_form_attends_as_wan_does(batch):
 
 def test_pixels_go_into_latents_and_back():
     video = torch.rand(2, 3, 3, 8, 12)
-    assert to_latents(video).shape == (2, 48, 3, 2, 3)
-    assert torch.equal(to_video(to_latents(video)), video)
+    assert to_latents(video, 4).shape == (2, 48, 3, 2, 3)
+    assert torch.equal(to_video(to_latents(video, 4), 4), video)
