@@ -140,7 +140,9 @@ def test_the_same_seed_gives_the_same_data(made: Path, blender: list[str], tmp_p
         assert np.array_equal(one.solve.tracks.positions, other.solve.tracks.positions)
         assert np.array_equal(one.solve.tracks.visibility, other.solve.tracks.visibility)
         assert np.array_equal(one.edit.cameras.c2w, other.edit.cameras.c2w)
-        assert np.mean(np.abs(one.target.astype(int) - other.target)) < 0.5
+        assert np.array_equal(one.source, other.source)
+        assert np.array_equal(one.target, other.target)
+    assert dataset.index(out) == dataset.index(made), "to the last bit"
 
 
 def _kept(first: dict[Path, int], out: Path, command: list[str]) -> None:
