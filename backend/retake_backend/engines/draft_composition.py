@@ -1,6 +1,6 @@
 """What the draft model says, carried over to the footage at the take's size: its pixels stay wherever they agree.
 
-The model works on small pictures. Of what it makes, the take needs the difference to the reprojection it was given:
+The model works on small pictures. Of what it makes, the take needs the difference to the filled reprojection it was given:
 all of it in the holes, and outside of them only what is smooth, which is light and shadow; the detail is the footage's.
 """
 
@@ -43,7 +43,7 @@ class Composition:
     def finished(self, footage: Picture, holes: Mask, moved: Picture, made: Picture) -> Picture:
         """The frame (H, W, 3) uint8 of the take.
 
-        footage: (H, W, 3) uint8, the reprojection at the take's size, and its holes (H, W). moved, made: (h, w, 3)
+        footage: (H, W, 3) uint8, the reprojection at the take's size, its holes (H, W) filled. moved, made: (h, w, 3)
         uint8, what the model was given of it, and its picture. Where nothing changes the footage's pixels come through
         untouched, bit for bit.
         """

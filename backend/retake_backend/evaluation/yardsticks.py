@@ -7,12 +7,10 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from ..engines.base import Progress, RenderedFrame, RenderRequest, Report
 from ..engines.preview import PreviewEngine
-from ..models.draft_layers import smooth_fill
+from ..models.draft_layers import smoothly_filled
 
 
 class CopyEngine:
@@ -50,12 +48,4 @@ class SmoothEngine:
     def render(self, request: RenderRequest, report: Report) -> Iterator[RenderedFrame]:
         settings = replace(request.settings, engine="preview", options={})
         for frame in self._preview.render(replace(request, settings=settings), report):
-            yield replace(frame, rgb=_smoothed(frame.rgb, frame.holes > 0))
-
-
-def _smoothed(picture: NDArray[np.uint8], holes: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 with its holes (H, W) filled."""
-    video = torch.from_numpy(picture).permute(2, 0, 1)[None, :, None].float()
-    filled = smooth_fill(video, torch.from_numpy(holes)[None, None, None].float())
-    smoothed: NDArray[np.uint8] = filled[0, :, 0].round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
-    return smoothed
+            yield replace(frame, rgb=smoothly_filled(frame.rgb, frame.holes > 0))
