@@ -192,7 +192,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         required=True,
         action="append",
         metavar="NAME",
-        help="may be repeated; copy: the footage itself, smooth: preview, its holes blurred over",
+        help="may be repeated; copy: the footage itself, smooth: preview, its holes filled smoothly",
     )
     parser.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="takes, report.html, report.json, table.md"

@@ -167,6 +167,7 @@ ENGINES = (
                 "fill", "Fill", "What to put where the frame shows nothing", "choice", "all",
                 choices=(
                     ("all", "Everything", "Other frames of the footage, then invention"),
+                    ("smooth", "Smooth", "Other frames of the footage, then the colours around"),
                     ("frames", "Frames", "Other frames of the footage; the rest stays grey"),
                     ("none", "Nothing", "Holes stay grey"),
                 ),

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..conditioning.coordinates import PairingSettings, TrackPairs, pair_tracks_at
 from ..models import memory, resident
 from ..models.draft import DraftTransformer
-from ..models.draft_layers import STRIDE, smoothly_filled
+from ..models.draft_layers import STRIDE
 from ..models.draft_weights import DraftModel, load_draft
 from ..weights.contents import sha256_of
 from ..weights.shipped import WEIGHTS
@@ -88,7 +88,7 @@ class _Run:
         model = self._loaded()
         start, stop = request.settings.frame_range(request.solve)
         footage = request.footage.footage
-        preview = Reprojection(request)
+        preview = Reprojection(request, fill="smooth")
         fitted = Fitted.plan(
             (footage.width, footage.height),
             "pad",
@@ -107,10 +107,8 @@ class _Run:
 
         for index, made in in_order(windows, stop, make):
             moved = preview.frames([index], report)
-            holes = moved.holes[0]
-            rgb = smoothly_filled(moved.rgb[0], holes)
-            given = smoothly_filled(fitted.bring(moved.rgb[0]), composition.brought(holes))
-            picture = composition.finished(rgb, holes, given, made)
+            rgb, holes = moved.rgb[0], moved.holes[0]
+            picture = composition.finished(rgb, holes, fitted.bring(rgb), made)
             yield RenderedFrame(index, picture, holes.astype(np.uint8) * 255)
         self.notes += [f"Preview: {note}" for note in preview.notes()]
 
@@ -151,12 +149,12 @@ class _Run:
     def _moved(
         self, indices: NDArray[np.int64], preview: Reprojection, composition: Composition, report: Report
     ) -> tuple[Picture, Mask]:
-        """The reprojection (F, h, w, 3), filled smoothly, and its holes (F, h, w) at the model's size."""
+        """The reprojection (F, h, w, 3) and its holes (F, h, w) at the model's size."""
         rgb, holes = [], []
         for index in indices:  # one at a time: the take's pictures may be large
             moved = preview.frames([int(index)], report)
+            rgb.append(composition.fitted.bring(moved.rgb[0]))
             holes.append(composition.brought(moved.holes[0]))
-            rgb.append(smoothly_filled(composition.fitted.bring(moved.rgb[0]), holes[-1]))
         return np.stack(rgb), np.stack(holes)
 
     def _tracks(self, indices: NDArray[np.int64], fitted: Fitted) -> TrackPairs:

@@ -1,4 +1,4 @@
-"""What an engine must be better than: the footage itself, and the preview with its holes filled by a blur."""
+"""What an engine must be better than: the footage itself, and the preview with its holes filled smoothly."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 
 from ..engines.base import Progress, RenderedFrame, RenderRequest, Report
 from ..engines.preview import PreviewEngine
-from ..models.draft_layers import smoothly_filled
 
 
 class CopyEngine:
@@ -34,7 +33,7 @@ class CopyEngine:
 
 
 class SmoothEngine:
-    """The preview, the colours around a hole spread into it frame by frame: what a model that fills holes must beat."""
+    """The preview, its holes filled smoothly: what `draft` starts from, and must make better."""
 
     name = "smooth"
     version = "1"
@@ -46,6 +45,5 @@ class SmoothEngine:
         return self._preview.notes()
 
     def render(self, request: RenderRequest, report: Report) -> Iterator[RenderedFrame]:
-        settings = replace(request.settings, engine="preview", options={})
-        for frame in self._preview.render(replace(request, settings=settings), report):
-            yield replace(frame, rgb=smoothly_filled(frame.rgb, frame.holes > 0))
+        settings = replace(request.settings, engine="preview", options={"fill": "smooth"})
+        yield from self._preview.render(replace(request, settings=settings), report)

@@ -26,7 +26,7 @@ from torch.nn.functional import pixel_unshuffle
 from ..conditioning.attention import dot_product_attention
 from ..conditioning.coordinates import TrackPairs
 from ..conditioning.edit_by_track import EditByTrackConditioner
-from .draft_layers import STRIDE, ConvBlock, Head, Upsample, check_size, flat, smooth_fill
+from .draft_layers import STRIDE, ConvBlock, Head, Upsample, check_size, flat
 
 Rotation = tuple[Tensor, Tensor]
 _MAX_POSITIONS = 1024
@@ -173,7 +173,7 @@ class DraftTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """The clean residual target - filled, (B, 3, F, H, W) float32, of a noisy one.
 
         noisy: as `add_noise` makes it. timestep: (B,), 1 = noise alone, 0 = clean. filled (B, 3, F, H, W) in [-1, 1]:
-        the reprojection after `smooth_fill`; holes (B, 1, F, H, W) in {0, 1}: where. source: of `read_source`.
+        the reprojection, its holes (B, 1, F, H, W) in {0, 1} filled smoothly. source: of `read_source`.
         """
         frames = filled.shape[2]
         fine, coarse, tokens = self._down(torch.cat([noisy, filled, holes], 1))
@@ -201,7 +201,7 @@ class DraftTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def repaint(
         self,
         source: Tensor,
-        moved: Tensor,
+        filled: Tensor,
         holes: Tensor,
         tracks: TrackPairs,
         generator: torch.Generator,
@@ -209,11 +209,11 @@ class DraftTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
     ) -> Tensor:
         """The target (B, 3, F, H, W) float32 in [-1, 1], in `steps` even steps from noise.
 
-        moved (B, 3, F, H, W) in [-1, 1], holes (B, 1, F, H, W) in {0, 1}: the reprojection, whatever is in its holes.
+        filled, holes: the reprojection, as in `forward`.
         """
         read = self.read_source(source, tracks)
         dtype = read.tokens.dtype
-        filled = smooth_fill(moved.float(), holes.float())
+        filled, holes = filled.float(), holes.float()
         noise = torch.randn(filled.shape, generator=generator, device=generator.device).to(filled) * self.noise
         residual, t = noise, 1.0
         for step in range(steps):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, silu
 
@@ -97,14 +95,6 @@ def smooth_fill(video: Tensor, holes: Tensor) -> Tensor:
         certain = (4 * weight).clamp(max=1)
         filled = enlarged + certain * (colour / weight.clamp(min=1e-3) - enlarged)
     return unflat(torch.where(open_ > 0.5, filled, pictures), video.shape[2])
-
-
-def smoothly_filled(picture: NDArray[np.uint8], holes: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """`smooth_fill` of one picture (H, W, 3) uint8 with its holes (H, W)."""
-    video = torch.from_numpy(picture).permute(2, 0, 1)[None, :, None].float()
-    filled = smooth_fill(video, torch.from_numpy(holes)[None, None, None].float())
-    levels: NDArray[np.uint8] = filled[0, :, 0].round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
-    return levels
 
 
 def check_size(video: Tensor) -> None:

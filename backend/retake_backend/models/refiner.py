@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pixel_unshuffle
 
 from ..conditioning.coordinates import TrackPairs
-from .draft_layers import ConvBlock, Head, Upsample, check_size, flat, smooth_fill
+from .draft_layers import ConvBlock, Head, Upsample, check_size, flat
 
 
 class Refiner(ModelMixin, ConfigMixin):  # type: ignore[misc]
@@ -42,7 +42,7 @@ class Refiner(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def forward(self, source: Tensor, filled: Tensor, holes: Tensor) -> Tensor:
         """The residual target - filled, (B, 3, F, H, W) float32.
 
-        source, filled: (B, 3, F, H, W) in [-1, 1], the latter after `smooth_fill`; holes: (B, 1, F, H, W) in {0, 1}.
+        source, filled: (B, 3, F, H, W) in [-1, 1], the latter with its holes (B, 1, F, H, W) in {0, 1} filled smoothly.
         """
         check_size(filled)
         frames = filled.shape[2]
@@ -61,16 +61,15 @@ class Refiner(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def repaint(
         self,
         source: Tensor,
-        moved: Tensor,
+        filled: Tensor,
         holes: Tensor,
         tracks: TrackPairs,
         generator: torch.Generator,
         steps: int = 1,
     ) -> Tensor:
         """The target (B, 3, F, H, W) float32 in [-1, 1]; tracks, chance and steps are the transformer's, unused."""
-        filled = smooth_fill(moved.float(), holes.float())
         residual: Tensor = self(source, filled, holes)
-        return (filled + residual).clamp(-1, 1)
+        return (filled.float() + residual).clamp(-1, 1)
 
 
 def nearest_seen(moved: Tensor, holes: Tensor) -> Tensor:

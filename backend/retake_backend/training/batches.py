@@ -23,7 +23,7 @@ class Batch:
     """B examples of F frames of H x W px on one device.
 
     source, target: (B, 3, F, H, W) float32 in [-1, 1], sRGB. tracks: one entry a video frame (F, not latent frames).
-    moved: (B, 3, F, H, W) in [-1, 1], the source reprojected along the edit, holes filled as `preview` fills them;
+    moved: (B, 3, F, H, W) in [-1, 1], the source reprojected along the edit, holes filled smoothly;
     holes: (B, 1, F, H, W) in {0, 1}, 1 where the source shows nothing of the place; both None where nobody made them.
     captions: B texts, "" where there is none.
     """

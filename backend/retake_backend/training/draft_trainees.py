@@ -17,7 +17,7 @@ from ..conditioning.coordinates import TrackPairs
 from ..conditioning.edit_by_track import EditByTrackConditioner
 from ..models import parts
 from ..models.draft import DraftTransformer, rotated
-from ..models.draft_layers import flat, smooth_fill, unflat
+from ..models.draft_layers import flat, unflat
 from ..models.draft_weights import DraftModel, load_draft, save_draft
 from ..models.refiner import Refiner
 from ..models.wan import RetakeWanTransformer
@@ -63,8 +63,8 @@ class _OnReprojection:
 
     def sample(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """(B, 3, F, H, W) float32 in [-1, 1]."""
-        moved, holes = _moved(batch)
-        return self.module.repaint(batch.source, moved, holes, self._tracks(batch), generator, self.settings.steps)
+        filled, holes = _reprojection(batch)
+        return self.module.repaint(batch.source, filled, holes, self._tracks(batch), generator, self.settings.steps)
 
     def save(self, folder: Path) -> None:
         """The weights as the engine `draft` reads them."""
@@ -93,7 +93,7 @@ class DraftTrainee(_OnReprojection):
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
         """The mean loss of a batch that has reprojections. Raises ValueError for one that has none."""
-        filled, holes = _filled(batch)
+        filled, holes = _reprojection(batch)
         t = _timesteps(len(batch), self.settings.at_noise, generator).to(filled.device)
         noisy = self.module.add_noise(batch.target - filled, t, generator)
         read = self.module.read_source(batch.source, self._tracks(batch))
@@ -108,7 +108,7 @@ class RefinerTrainee(_OnReprojection):
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
         """The mean loss of a batch that has reprojections. Raises ValueError for one that has none."""
-        filled, holes = _filled(batch)
+        filled, holes = _reprojection(batch)
         return self._scored(self.module(batch.source, filled, holes), filled, holes, batch.target)
 
 
@@ -262,13 +262,7 @@ def _timesteps(count: int, at_noise: float, generator: torch.Generator) -> Tenso
     return torch.where(drawn[0] < at_noise, 1.0, drawn[1])
 
 
-def _filled(batch: Batch) -> tuple[Tensor, Tensor]:
-    """The reprojection with its holes filled smoothly, and the holes."""
-    moved, holes = _moved(batch)
-    return smooth_fill(moved.float(), holes.float()), holes
-
-
-def _moved(batch: Batch) -> tuple[Tensor, Tensor]:
+def _reprojection(batch: Batch) -> tuple[Tensor, Tensor]:
     if batch.moved is None or batch.holes is None:
         raise ValueError("the batch has no reprojections: the draft model is trained on examples that have them")
     return batch.moved, batch.holes

@@ -16,7 +16,7 @@ def with_moved(pair: Pair) -> Pair:
     """The example with `moved`: its source along its edit, by the real preview. Raises BadShot."""
     with FootageReader.of_pictures(pair.source, pair.fps) as reader:
         request = RenderRequest(reader, pair.solve, pair.edit, RenderSettings())
-        made = Reprojection(request).frames(range(len(pair)), _silent)
+        made = Reprojection(request, fill="smooth").frames(range(len(pair)), _silent)
     return replace(pair, moved=Moved(made.rgb, made.holes))
 
 

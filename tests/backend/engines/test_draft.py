@@ -13,7 +13,6 @@ from retake_backend.engines.draft_composition import Composition
 from retake_backend.engines.preview import PreviewEngine
 from retake_backend.models import resident
 from retake_backend.models.draft import DraftTransformer
-from retake_backend.models.draft_layers import smoothly_filled
 from retake_backend.models.draft_weights import save_draft
 from retake_backend.models.refiner import Refiner
 from retake_backend.weights import shipped
@@ -91,10 +90,10 @@ def from_frame(index):
 def test_a_model_that_learnt_nothing_gives_the_preview_bit_for_bit_its_holes_filled_smoothly(shot, ship):
     ship("fresh")
     request = shot(engine="draft")
-    preview = list(PreviewEngine().render(shot(engine="preview", options={}), ignore))
+    preview = list(PreviewEngine().render(shot(engine="preview", options={"fill": "smooth"}), ignore))
     frames = frames_of(request)
     assert [frame.index for frame in frames] == list(range(9))
-    assert all(np.array_equal(a.rgb, smoothly_filled(b.rgb, b.holes > 0)) for a, b in zip(frames, preview, strict=True))
+    assert all(same(frames, preview))
     assert all(np.array_equal(a.holes, b.holes) for a, b in zip(frames, preview, strict=True))
     assert any(frame.holes.any() for frame in frames)
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from ..base import RenderRequest, Report
 from ..preview import PreviewEngine
 
-Fill = Literal["all", "frames", "none"]
-"""What lies in the holes, as the preview calls it: "all" invention, "frames" and "none" grey."""
+Fill = Literal["all", "smooth", "frames", "none"]
+"""What lies in the holes, as the preview calls it: "all" and "smooth" invention, "frames" and "none" grey."""
 
 IN_MEMORY = 1 << 30
 """Bytes of pictures above which they are kept in a temporary file."""

@@ -36,8 +36,8 @@ WORKERS = 2
 class PreviewEngine:
     """Geometric reprojection. Option `fill`: what to put where the rendered source frame shows nothing.
 
-    "all" (default): other frames of the footage, then invention; "frames": other frames only; "none": nothing. What is
-    left is grey and marked as hole.
+    "all" (default): other frames of the footage, then invention; "smooth": the same without mirroring the picture beyond
+    its borders; "frames": other frames only; "none": nothing. What is left is grey and marked as hole.
     """
 
     name = "preview"
@@ -179,7 +179,7 @@ class _Scene:
         for layer_picture in sorted(drawn, key=lambda d: -d.distance):
             layer_picture.over(canvas)
         holes = canvas.invented
-        if self.fill == "all":
+        if self.fill in ("smooth", "all"):
             if holes.all():
                 self.away += 1
                 canvas.rgb[:] = GREY
