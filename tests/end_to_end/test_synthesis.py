@@ -55,6 +55,7 @@ def test_every_pair_of_the_scene_is_there(made: Path, pairs: list[Pair]) -> None
     scene = plan.draw(SEED, FRAMES)
     assert [pair.origin["edit"] for pair in pairs] == [kind for _, _, kind in scene.pairs()]
     assert {pair.size for pair in pairs} == {SIZE}
+    assert all(pair.moved is not None for pair in pairs), "training the draft model needs the reprojection"
     assert not (made / "work").exists()
 
 
