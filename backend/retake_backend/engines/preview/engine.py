@@ -20,6 +20,7 @@ from ..base import Progress, RenderedFrame, RenderRequest, Report
 from .background import FILLS, GREY, Background, Canvas
 from .grids import Grid, Map
 from .hidden import HiddenParts
+from .inpaint import push_pull
 from .mattes import Mattes
 from .motion import STILL, Motion, fit_motion, forward_map
 from .plan import Layer, Plan, make_plan
@@ -36,8 +37,8 @@ WORKERS = 2
 class PreviewEngine:
     """Geometric reprojection. Option `fill`: what to put where the rendered source frame shows nothing.
 
-    "all" (default): other frames of the footage, then invention; "smooth": the same without mirroring the picture beyond
-    its borders; "frames": other frames only; "none": nothing. What is left is grey and marked as hole.
+    "all" (default): other frames of the footage, then invention; "smooth": the colours around
+    in place of invention, where the camera moves; "frames": other frames only; "none": nothing. What is left is grey and marked as hole.
     """
 
     name = "preview"
@@ -183,6 +184,9 @@ class _Scene:
             if holes.all():
                 self.away += 1
                 canvas.rgb[:] = GREY
+            elif self.fill == "smooth" and self.background.whole is None:
+                # From what is shown around, whatever layer that is: of the truth it is the best guess without a model.
+                canvas.rgb = push_pull(canvas.rgb, holes)
         else:
             canvas.rgb[holes] = GREY
         return RenderedFrame(t, canvas.rgb, holes.astype(np.uint8) * 255)
