@@ -526,7 +526,7 @@ def test_the_reprojection_is_the_previews(sample_shot):
     pair = real_pair(sample_shot, offset=0.3)
     moved = with_moved(pair).moved
     with FootageReader.of_pictures(pair.source, pair.fps) as reader:
-        request = RenderRequest(reader, pair.solve, pair.edit, RenderSettings())
+        request = RenderRequest(reader, pair.solve, pair.edit, RenderSettings(options={"fill": "smooth"}))
         frames = list(PreviewEngine().render(request, lambda progress: None))
     np.testing.assert_array_equal(moved.rgb, np.stack([frame.rgb for frame in frames]))
     np.testing.assert_array_equal(moved.holes, np.stack([frame.holes > 0 for frame in frames]))
