@@ -251,7 +251,7 @@ def _enlarged(video: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     """Markdown of all rows that are there."""
-    some = next(iter(found.values()))
+    some = found.get("full") or next(iter(found.values()))
     sets = list(some["copy"])
     lines = [
         "# The paper's ablations, in small",
@@ -261,7 +261,8 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
         " `tests/benchmarks/ablations.py`. PSNR (dB) / EPE (px, where the tracker is right on the true video, with its"
         " standard error), on pairs that no training has seen: "
         + ", ".join(f"{some['copy'][name]['clips']} clips {name}" for name in sets)
-        + ". The paper's columns are of its full size and other footage: only the order can be compared.",
+        + f". The first stage has {some['examples']['generated']} generated pairs, the second"
+        f" {some['examples']['pairs']} rendered and real ones. The paper's columns are of its full size and other footage: only the order can be compared.",
         "",
     ]
     head = "| | " + " | ".join(sets) + " | the paper, PSNR / EPE |"
@@ -305,7 +306,6 @@ def main() -> None:
         trainee, seconds = trained(name, ROWS[name], held, arguments.work, arguments.steps)
         strips = arguments.work / "strips" / name
         kept = {
-            "label": ROWS[name].label,
             "steps": arguments.steps,
             "seconds": round(seconds),
             "weights": sum(weight.numel() for weight in trainee.module.parameters()),
