@@ -76,7 +76,10 @@ class _OnReprojection:
     def _scored(
         self, residual: Tensor, filled: Tensor, holes: Tensor, target: Tensor
     ) -> tuple[Tensor, dict[str, float]]:
-        """The loss of a predicted residual; its terms, and how far it and no residual are from the truth in holes."""
+        """The loss of a predicted residual; its terms, and how far it and no residual are from the truth in holes.
+
+        Examples near timestep 0 show the truth: whether anything was learnt only samples tell.
+        """
         loss, told = picture_loss(filled + residual, target, holes, self.settings.loss)
         with torch.no_grad():
             size = 3 * holes.sum().clamp(min=1)
