@@ -7,6 +7,7 @@ theirs. What lies outside such stacks is small, and held whole.
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Literal, cast
@@ -32,6 +33,8 @@ class Processes:
         self.first = self.index == 0
         self.sharded = False
         self._rounded = precision == "bf16"
+        if self.count > 1:
+            atexit.register(_leave)
 
     def autocast(self) -> torch.autocast:
         """Arithmetic in the chosen precision."""
@@ -143,3 +146,9 @@ def like(values: Tensor, example: Tensor) -> Tensor:
     if isinstance(example, DTensor):
         return distribute_tensor(values, example.device_mesh, example.placements)
     return values
+
+
+def _leave() -> None:
+    """Leave the group of processes: its threads would abort the interpreter now and then if they ran on at its end."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
