@@ -3,7 +3,7 @@
 `scene` holds the shot as bpy data, `operators` are thin calls of its functions, `link` talks to the backend.
 """
 
-from . import cli, marks_panel, panels, preferences, properties, rendering, solving
+from . import cli, marks_panel, panels, preferences, properties, rendering, solving, tab, take_panels
 from .operators import (
     backend,
     camera,
@@ -40,7 +40,9 @@ _MODULES = (
     taking,
     backend,
     fetching,
+    tab,
     panels,
+    take_panels,
     marks_panel,
     cli,
 )

@@ -49,12 +49,12 @@ def run(arguments):
         rendering.redraw()
         yield 1.5
         screenshot(out / f"2_{number}_{name}.png")
-    main = package.panels.MAIN_OPTIONS
-    package.panels.MAIN_OPTIONS = tuple(shot.options.bl_rna.properties.keys())
+    main = package.take_panels.MAIN_OPTIONS
+    package.take_panels.MAIN_OPTIONS = tuple(shot.options.bl_rna.properties.keys())
     rendering.redraw()
     yield 1.5
     screenshot(out / "3_all_options.png")
-    package.panels.MAIN_OPTIONS = main
+    package.take_panels.MAIN_OPTIONS = main
 
     shot.engine = "trajectory-attention"
     for use, base in (("image", "svd"), ("first-frame", "wan")):

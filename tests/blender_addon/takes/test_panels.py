@@ -13,12 +13,17 @@ import bpy
 import pytest
 from retake_shared.client import Models, ModelState
 
-from blender_addon import models, panels, rendering
+from blender_addon import models, panels, rendering, take_panels
 from blender_addon.messages import Backend, ModelsTold
 from blender_addon.scene import objects
 
 ICONS = set(bpy.types.UILayout.bl_rna.functions["label"].parameters["icon"].enum_items.keys())
-PANELS = [cls for cls in vars(panels).values() if isinstance(cls, type) and issubclass(cls, bpy.types.Panel)]
+PANELS = [
+    cls
+    for module in (panels, take_panels)
+    for cls in vars(module).values()
+    if isinstance(cls, type) and issubclass(cls, bpy.types.Panel)
+]
 
 
 class Filled:
@@ -76,7 +81,7 @@ class Layout:
         assert hasattr(bpy.types, kind)
         for item in getattr(data, name):
             drawn = type("Drawn", (), {})()
-            panels.RETAKE_UL_takes.draw_item(drawn, bpy.context, self, data, item, 0, active_data, active)
+            take_panels.RETAKE_UL_takes.draw_item(drawn, bpy.context, self, data, item, 0, active_data, active)
         assert active in active_data.bl_rna.properties
 
     def template_icon(self, icon_value, scale=1.0):
