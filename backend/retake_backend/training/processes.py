@@ -8,6 +8,7 @@ theirs. What lies outside such stacks is small, and held whole.
 from __future__ import annotations
 
 import atexit
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Literal, cast
@@ -34,7 +35,7 @@ class Processes:
         self.sharded = False
         self._rounded = precision == "bf16"
         if self.count > 1:
-            atexit.register(_leave)
+            atexit.register(self._leave)
 
     def autocast(self) -> torch.autocast:
         """Arithmetic in the chosen precision."""
@@ -55,6 +56,14 @@ class Processes:
     def wait(self) -> None:
         """For all processes to come here."""
         self._state.wait_for_everyone()
+
+    def _leave(self) -> None:
+        """Leave the group, and let go of the interpreter for a moment before it ends.
+
+        A thread of gloo's that drops the tensors of the last sum waits for it, and aborts the process where it has ended.
+        """
+        self._state.destroy_process_group()
+        time.sleep(0.1)
 
     def share(self, tensors: Iterable[Tensor]) -> None:
         """Give every process the first one's values."""
@@ -146,9 +155,3 @@ def like(values: Tensor, example: Tensor) -> Tensor:
     if isinstance(example, DTensor):
         return distribute_tensor(values, example.device_mesh, example.placements)
     return values
-
-
-def _leave() -> None:
-    """Leave the group of processes: its threads would abort the interpreter now and then if they ran on at its end."""
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
