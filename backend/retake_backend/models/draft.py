@@ -3,10 +3,12 @@
 It is the flow of the large engines in little: source and target video lie on one frame axis, the 3D track encoder of
 Edit-by-Track adds to both, noise and loss are on the target alone. What differs is that it has to run on a CPU:
 
-- there is no VAE: a latent frame is a video frame, a token a cell of 8 x 8 px, and a few convolutions at 1/2 and 1/4
-  size carry the picture past the token grid, so that no cells show;
-- the target's input also holds the footage moved by geometry (`preview`'s reprojection), its holes filled smoothly;
-  what is denoised is the residual to that, so that before training the model's picture is just that;
+- there is no VAE: a latent frame is a video frame, a token a cell of 8 x 8 px, and a few convolutions at 1/2, 1/4 and
+  1/8 size carry the picture past the token grid, so that no cells show; what is near at hand they learn much sooner
+  than attention does;
+- the target's input also holds the footage moved by geometry (`preview`'s reprojection), its holes filled smoothly, and
+  the source at the same moment; what is denoised is the residual to the reprojection, so that before training the
+  model's picture is just that;
 - the blocks, Wan's without text, attend within a frame (source and target together) and along time in turn.
 """
 
@@ -34,11 +36,13 @@ _MAX_POSITIONS = 1024
 
 @dataclass(frozen=True)
 class Source:
-    """What of a video does not change from step to step: tokens of source and target halves, (B, F, h * w, d) each.
+    """What of a video does not change from step to step.
 
-    tokens: of the source, its track tokens added. tracks: track tokens of the target.
+    picture: (B, 3, F, H, W) the source itself. tokens: (B, F, h * w, d) of it, its track tokens added. tracks:
+    (B, F, h * w, d), track tokens of the target.
     """
 
+    picture: Tensor
     tokens: Tensor
     tracks: Tensor
 
@@ -122,15 +126,15 @@ class DraftTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self,
         width: int = 192,
         heads: int = 4,
-        layers: int = 4,
-        ffn_dim: int = 768,
+        layers: int = 2,
+        ffn_dim: int = 384,
         fine: int = 48,
         coarse: int = 96,
-        track_width: int = 128,
+        track_width: int = 96,
         track_heads: int = 4,
         track_layers: int = 1,
-        noise: float = 0.25,
-        longer_side: int = 224,
+        noise: float = 0.1,
+        longer_side: int = 80,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         if width % heads or width // heads % 6:
@@ -140,11 +144,12 @@ class DraftTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.conditioner = EditByTrackConditioner(width, track_width, track_heads, temporal_layers=track_layers)
         self.view_embedding = nn.Parameter(torch.randn(2, width) / width**0.5)  # tells source from target
 
-        self.first = nn.Conv2d(7 * 4, fine, 3, padding=1)
+        self.first = nn.Conv2d(10 * 4, fine, 3, padding=1)
         self.fine_in = ConvBlock(fine, fine)
         self.to_coarse = nn.Conv2d(fine, coarse, 3, 2, 1)
         self.coarse_in = ConvBlock(coarse, coarse)
         self.patch_embedding = nn.Conv2d(coarse, width, 2, 2)
+        self.deep_in = ConvBlock(width, width)
 
         self.timesteps = Timesteps(256, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedder = TimestepEmbedding(256, width)
@@ -154,6 +159,7 @@ class DraftTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
             DraftBlock(width, heads, ffn_dim, "time" if layer % 2 else "space") for layer in range(layers)
         )
 
+        self.deep_out = ConvBlock(width, width)
         self.from_tokens = Upsample(width, coarse)
         self.coarse_out = ConvBlock(2 * coarse, coarse)
         self.from_coarse = Upsample(coarse, fine)
@@ -167,7 +173,7 @@ class DraftTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         embedded = self.source_embedding(flat(source.to(self.dtype)))
         tokens = _by_frame(embedded, frames)
         tau_source, tau_target = self.conditioner(tokens.flatten(1, 2), tracks, grid)
-        return Source(tokens + tau_source.view_as(tokens), tau_target.view_as(tokens))
+        return Source(source, tokens + tau_source.view_as(tokens), tau_target.view_as(tokens))
 
     def forward(self, noisy: Tensor, timestep: Tensor, filled: Tensor, holes: Tensor, source: Source) -> Tensor:
         """The clean residual target - filled, (B, 3, F, H, W) float32, of a noisy one.
@@ -176,7 +182,7 @@ class DraftTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         the reprojection, its holes (B, 1, F, H, W) in {0, 1} filled smoothly. source: of `read_source`.
         """
         frames = filled.shape[2]
-        fine, coarse, tokens = self._down(torch.cat([noisy, filled, holes], 1))
+        fine, coarse, tokens = self._down(torch.cat([noisy, filled, holes, source.picture.to(noisy)], 1))
         grid = (tokens.shape[2], tokens.shape[3])
         tokens = _by_frame(tokens, frames) + source.tracks
         both = torch.stack([source.tokens.expand_as(tokens), tokens], 1)
@@ -224,14 +230,15 @@ class DraftTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return (filled + residual).clamp(-1, 1)
 
     def _down(self, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, 7, F, H, W) -> features at 1/2 and 1/4 of the size, and the target's tokens (B * F, d, h, w)."""
+        """(B, 10, F, H, W) -> features at 1/2 and 1/4 of the size, and the target's tokens (B * F, d, h, w)."""
         frames = target.shape[2]
         fine = self.fine_in(self.first(pixel_unshuffle(flat(target), 2)), frames)
         coarse = self.coarse_in(self.to_coarse(fine), frames)
-        return fine, coarse, self.patch_embedding(coarse)
+        return fine, coarse, self.deep_in(self.patch_embedding(coarse), frames)
 
     def _up(self, tokens: Tensor, fine: Tensor, coarse: Tensor, frames: int) -> Tensor:
         """Tokens (B * F, d, h, w) and the features beside them -> features at 1/2 of the size."""
+        tokens = self.deep_out(tokens, frames)
         coarse = self.coarse_out(torch.cat([self.from_tokens(tokens), coarse], 1), frames)
         features: Tensor = self.fine_out(torch.cat([self.from_coarse(coarse), fine], 1), frames)
         return features

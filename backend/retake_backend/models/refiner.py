@@ -24,7 +24,7 @@ class Refiner(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
-    def __init__(self, channels: tuple[int, int, int] = (48, 96, 192), depth: int = 2, longer_side: int = 224) -> None:
+    def __init__(self, channels: tuple[int, int, int] = (48, 96, 192), depth: int = 2, longer_side: int = 80) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         fine, coarse, deep = channels
         self.first = nn.Conv2d(10 * 4, fine, 3, padding=1)

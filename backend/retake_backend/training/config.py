@@ -145,10 +145,20 @@ class Augmentation:
     prompt_share: float = 0.1
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if not 0 <= value <= 1:
-                raise ValueError(f'"{each.name}" is {value}, it must be in [0, 1]')
+        _all_shares(self)
+
+
+@dataclass(frozen=True)
+class Symmetries:
+    """Shares of the examples that are turned into others just as true (`symmetries`): mirrored left to right, played
+    backwards, or in other colours (channels change places, contrast falls)."""
+
+    mirrored: float = 0.0
+    backwards: float = 0.0
+    recoloured: float = 0.0
+
+    def __post_init__(self) -> None:
+        _all_shares(self)
 
 
 @dataclass(frozen=True)
@@ -200,6 +210,7 @@ class Config:
     picture: Picture = field(default_factory=Picture)
     batch: BatchSettings = field(default_factory=BatchSettings)
     optimiser: Optimiser = field(default_factory=Optimiser)
+    symmetries: Symmetries = field(default_factory=Symmetries)
     augmentation: Augmentation = field(default_factory=Augmentation)
     keep: Keep = field(default_factory=Keep)
     look: Look = field(default_factory=Look)
@@ -223,6 +234,13 @@ class Config:
                 return number
             step -= stage.steps
         raise IndexError(step)
+
+
+def _all_shares(settings: Augmentation | Symmetries) -> None:
+    for each in fields(settings):
+        value = getattr(settings, each.name)
+        if not 0 <= value <= 1:
+            raise ValueError(f'"{each.name}" is {value}, it must be in [0, 1]')
 
 
 def check_shares(config: Config, processes: int) -> None:

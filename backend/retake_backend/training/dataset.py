@@ -15,7 +15,7 @@ from __future__ import annotations
 import warnings
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import IO
@@ -100,14 +100,22 @@ class PairDataset:
     """The examples of data sets as a sequence without end, epoch after epoch.
 
     The order is one for a seed and an epoch: the shards are shuffled, and the examples in a window of `shuffle` (0: as
-    they lie), so that reading stays nearly in sequence and nothing is held in memory. skipped: bad examples so far, in
-    whose places others were given. Raises BadFile where there is no data set, none in it, or no example that can be
-    read.
+    they lie), so that reading stays nearly in sequence and nothing is held in memory. keep: what of an example is kept
+    in memory all the same, and given from then on; None = nothing. skipped: bad examples so far, in whose places others
+    were given. Raises BadFile where there is no data set, none in it, or no example that can be read.
     """
 
-    def __init__(self, folders: Path | Sequence[Path], *, seed: int = 0, shuffle: int = 1024) -> None:
+    def __init__(
+        self,
+        folders: Path | Sequence[Path],
+        *,
+        seed: int = 0,
+        shuffle: int = 1024,
+        keep: Callable[[Pair], Pair] | None = None,
+    ) -> None:
         self.folders = [folders] if isinstance(folders, Path) else list(folders)
         self.seed, self.shuffle, self.skipped = seed, shuffle, 0
+        self._keep, self._kept = keep, dict[int, Pair]()
         self._shards = Examples(self.folders)
         self._order: tuple[int, NDArray[np.int64]] | None = None
         starts = self._shards.starts
@@ -140,8 +148,13 @@ class PairDataset:
         """The example at a place of the order, or the next good one behind it."""
         for ahead in range(len(order)):
             number = int(order[(place + ahead) % len(order)])
+            if number in self._kept:
+                return self._kept[number]
             try:
-                return self._shards.name_and_pair(number)[1]
+                pair = self._shards.name_and_pair(number)[1]
+                if self._keep is not None:
+                    pair = self._kept[number] = self._keep(pair)
+                return pair
             except RetakeError as error:
                 self.skipped += 1
                 warnings.warn(str(error), DamagedData, stacklevel=2)

@@ -22,7 +22,7 @@ from ..models.draft_weights import DraftModel, load_draft, save_draft
 from ..models.refiner import Refiner
 from ..models.wan import RetakeWanTransformer
 from .batches import Batch
-from .draft_loss import LossSettings, picture_loss
+from .draft_loss import LossSettings, correction_loss
 
 
 @dataclass(frozen=True)
@@ -76,16 +76,11 @@ class _OnReprojection:
     def _scored(
         self, residual: Tensor, filled: Tensor, holes: Tensor, target: Tensor
     ) -> tuple[Tensor, dict[str, float]]:
-        """The loss of a predicted residual; its terms, and how far it and no residual are from the truth in holes.
+        """The loss of a predicted residual, and what of the reprojection's distance to the truth is left in each part.
 
         Examples near timestep 0 show the truth: whether anything was learnt only samples tell.
         """
-        loss, told = picture_loss(filled + residual, target, holes, self.settings.loss)
-        with torch.no_grad():
-            size = 3 * holes.sum().clamp(min=1)
-            for name, made in (("holes_l1", filled + residual), ("holes_l1_filled", filled)):
-                told[name] = float((holes * (made - target).abs()).sum() / size)
-        return loss, told
+        return correction_loss(filled + residual, filled, target, holes, self.settings.loss)
 
 
 class DraftTrainee(_OnReprojection):

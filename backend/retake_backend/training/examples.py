@@ -26,18 +26,21 @@ from .sources import Mixture, Source
 @dataclass(frozen=True)
 class PairsSettings:
     """shuffle: see `dataset.PairDataset`. moved: examples without a reprojection get one, by the real preview; slow, so
-    that a data set for the draft model better brings them."""
+    that a data set for the draft model better brings them. in_memory: examples are read once and kept at the size that
+    is trained on: where the model is small, reading would take as long as training."""
 
     shuffle: int = 1024
     moved: bool = False
+    in_memory: bool = False
 
 
 class PairsSource:
     """The examples of a data set, epoch after epoch in another order; spans and choice of tracks differ each time."""
 
     def __init__(self, folder: Path, settings: PairsSettings, picture: Picture, seed: int) -> None:
-        self._data = PairDataset(folder, seed=seed, shuffle=settings.shuffle)
         self._settings, self._picture, self._seed = settings, picture, seed
+        keep = self._small if settings.in_memory else None
+        self._data = PairDataset(folder, seed=seed, shuffle=settings.shuffle, keep=keep)
 
     @property
     def skipped(self) -> int:
@@ -47,6 +50,13 @@ class PairsSource:
     def piece(self, number: int, count: int) -> Batch:
         numbers = range(number * count, (number + 1) * count)
         return pairs_batch([self._data.example(n) for n in numbers], numbers, self._picture, self._seed, self._settings)
+
+    def _small(self, pair: Pair) -> Pair:
+        """All frames of an example at the size that is trained on; depth and masks only where they will be needed."""
+        small = framed(pair, replace(self._picture, frames=len(pair)))
+        if self._settings.moved and pair.moved is None:
+            return small
+        return replace(small, solve=replace(small.solve, depth=None, masks=None))
 
 
 class HeldPairs:

@@ -94,12 +94,17 @@ class Log:
 
 def sample_figures(batch: Batch, sample: Tensor) -> dict[str, float]:
     """Mean PSNR in dB over examples and frames of samples (B, 3, F, H, W) in [-1, 1], and of what needs no model:
-    the source as it is, and the reprojection where there is one."""
+    the source as it is, and the reprojection where there is one; of these two also the PSNR of all holes together."""
     truth = frames(batch.target)
-    given = {"psnr": sample, "psnr_source": batch.source}
+    given = {"": sample, "_source": batch.source}
     if batch.moved is not None:
-        given["psnr_moved"] = batch.moved
-    return {name: _mean_psnr(frames(video), truth) for name, video in given.items()}
+        given["_moved"] = batch.moved
+    figures = {f"psnr{name}": _mean_psnr(frames(video), truth) for name, video in given.items()}
+    if batch.holes is not None and batch.holes.any():
+        holes = batch.holes[:, 0].bool().cpu().numpy()
+        del given["_source"]
+        figures |= {f"psnr_holes{name}": psnr(frames(video)[holes], truth[holes]) for name, video in given.items()}
+    return figures
 
 
 def write_samples(folder: Path, step: int, batch: Batch, sample: Tensor, fps: Fraction) -> Picture:

@@ -30,6 +30,7 @@ from .config import Config, check_shares
 from .look import SAMPLES, Log, sample_figures, write_samples
 from .processes import Processes, like, whole
 from .sources import Feed, Source, skipped
+from .symmetries import turned
 from .trainees import Trainee
 
 RESULT = "result"
@@ -168,7 +169,8 @@ class _Run:
         for _ in range(pieces // processes.count):
             piece, batch = next(feed)
             generator = generator_of(config.seed, piece)
-            batch = augmented(batch.to(processes.device), config.augmentation, generator)
+            batch = turned(batch.to(processes.device), config.symmetries, generator)
+            batch = augmented(batch, config.augmentation, generator)
             with processes.autocast():
                 loss, figures = self.trainee.loss(batch, generator)
             (loss / pieces).backward()  # type: ignore[no-untyped-call]

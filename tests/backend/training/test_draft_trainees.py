@@ -6,7 +6,7 @@ from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from retake_backend.conditioning.edit_by_track import EditByTrackConditioner
 from retake_backend.models.draft_weights import load_draft
 from retake_backend.models.parts import load_base, load_parts
-from retake_backend.training.draft_loss import LossSettings, picture_loss
+from retake_backend.training.draft_loss import LossSettings, correction_loss
 from retake_backend.training.draft_trainees import (
     DraftSettings,
     DraftTrainee,
@@ -150,9 +150,32 @@ def test_a_pixel_in_a_hole_counts_more_than_one_beside_it_and_that_more_than_oth
     for row in (32, 26, 8):
         made = truth.clone()
         made[..., row, 32] = 1
-        losses.append(float(picture_loss(made, truth, holes, LossSettings())[0]))
-    assert losses[0] > losses[1] > losses[2]
-    assert picture_loss(truth, truth, holes, LossSettings())[0] < 0.01
+        losses.append(float(correction_loss(made, truth, truth, holes, LossSettings())[0]))
+    assert losses[0] > losses[1] > losses[2] > 0
+    assert correction_loss(truth, truth, truth, holes, LossSettings())[0] == 0
+
+
+def test_the_least_loss_is_at_the_mean_of_what_may_be_there():
+    """Else one step from noise would be drawn to one of the answers, and be wrong twice as often."""
+    holes = torch.ones(1, 1, 1, 16, 16)
+    answers, filled = (torch.full((1, 3, 1, 16, 16), value) for value in (0.0, 0.6)), torch.full((1, 3, 1, 16, 16), 0.3)
+    answers = list(answers)
+    losses = [
+        float(sum(correction_loss(torch.full_like(filled, grey), filled, truth, holes, LossSettings())[0] for truth in answers))
+        for grey in (0.0, 0.15, 0.3, 0.45, 0.6)
+    ]  # fmt: skip
+    assert min(losses) == losses[2]
+
+
+def test_an_example_without_holes_and_one_where_nothing_is_seen_both_count():
+    truth, filled = torch.zeros(2, 3, 1, 16, 16), torch.zeros(2, 3, 1, 16, 16)
+    holes = torch.stack([torch.zeros(1, 1, 16, 16), torch.ones(1, 1, 16, 16)])
+    for example in range(2):
+        made = filled.clone()
+        made[example] += 0.1
+        loss, told = correction_loss(made, filled, truth, holes, LossSettings())
+        assert loss > 0
+        assert set(told) == {"holes", "rest"}
 
 
 # --- the paper's own form ---

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ import torch
 from retake_backend.footage import FootageReader, read_image
 from retake_backend.training import checkpoints, loop
 from retake_backend.training.config import BatchSettings, Data, Keep, Look, Optimiser, Stage
+from retake_backend.training.look import sample_figures
 from retake_backend.training.loop import TrainingFailed, train
 from retake_backend.training.sources import Feed, Mixture
 from retake_shared.errors import BadFile, Cancelled, RetakeError
@@ -168,6 +170,18 @@ def test_samples_of_held_out_examples_are_kept_as_pictures_videos_and_figures(tm
     # Looking leaves no trace in the training.
     other = train(config_of(tmp_path / "blind"), Colours(), [Numbered()], quiet)
     assert same(result_of(other), result_of(tmp_path / loop.RESULT))
+
+
+def test_samples_are_also_measured_where_the_reprojection_shows_nothing():
+    batch = batch_of(0, moved=True)
+    inside = batch.holes.bool().expand_as(batch.target)
+    sample = torch.where(inside, batch.target.clamp(-0.9, 0.9) + 0.1, 0.0)
+    off = (batch.target.clamp(-0.9, 0.9) + 0.1 - batch.target)[inside]
+    figures = sample_figures(batch, sample)
+    assert figures["psnr_holes"] == pytest.approx(-10 * math.log10(float(off.square().mean()) / 4), abs=0.2)
+    off = (batch.moved - batch.target)[inside]
+    assert figures["psnr_holes_moved"] == pytest.approx(-10 * math.log10(float(off.square().mean()) / 4), abs=0.2)
+    assert not any("holes" in name for name in sample_figures(batch_of(0), sample))
 
 
 def test_a_loss_that_is_no_number_stops_with_words_and_the_last_checkpoint_stays(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from retake_backend import cli
 from retake_backend.training.config import Config, Data, Look, Picture, Stage
+from retake_backend.training.dataset import Examples
 from retake_backend.training.examples import PairsSettings, PairsSource, captions_of, open_held_out, open_stages
 from retake_backend.training.framed import framed
 from retake_backend.training.pairs import Moved
@@ -92,6 +93,14 @@ def test_a_reprojection_is_made_where_it_is_asked_for(data):
     assert made.moved.shape == made.source.shape
     assert made.holes.shape == (1, 1, 3, 32, 48)
     assert equal(plain, made)
+
+
+def test_examples_kept_in_memory_are_the_same_ones_and_are_read_once(data, monkeypatch):
+    kept, plain = (PairsSource(data, PairsSettings(in_memory=each), SMALL, 0) for each in (True, False))
+    for number in range(3):
+        assert equal(kept.piece(number, 6), plain.piece(number, 6))
+    monkeypatch.setattr(Examples, "name_and_pair", None)
+    kept.piece(3, 6)
 
 
 def test_generated_pieces_repeat_and_held_out_ones_are_others():
