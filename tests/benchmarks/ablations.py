@@ -17,7 +17,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from retake_backend.engines.base import Progress
-from retake_backend.evaluation import control
-from retake_backend.evaluation.sets import shifted
+from retake_backend.evaluation import control, measuring
+from retake_backend.evaluation.sets import Item, shifted
 from retake_backend.training import checkpoints, dataset
-from retake_backend.training.config import Config, from_table
+from retake_backend.training.config import Config, Picture, from_table
 from retake_backend.training.examples import HeldPairs, PairsSettings, pairs_batch
 from retake_backend.training.framed import framed
 from retake_backend.training.generator.made import GeneratorSettings, make_pairs
@@ -45,6 +45,7 @@ from retake_shared.exports.files import write_text
 
 RESULTS = Path(__file__).resolve().parent / "results"
 WIDTH, HEIGHT, FRAMES, TRACKS = 48, 32, 3, 200
+PICTURE = Picture(WIDTH, HEIGHT, FRAMES, TRACKS)
 STEPS, BATCH = 900, 8
 GENERATED, HELD_OUT = 3000, 96
 SEED, HELD_OUT_SEED = 11, 2_100_001_000
@@ -112,8 +113,9 @@ ROWS = {**ENCODERS, **STAGES}
 
 def generated(count: int, seed: int, still_camera: float | None = None) -> Iterator[Pair]:
     """Generated pairs at the size that is trained on."""
-    camera = {} if still_camera is None else {"still_camera": still_camera}
-    scenes = SceneSettings(frames=FRAMES, width=WIDTH, height=HEIGHT, **camera)
+    scenes = SceneSettings(frames=FRAMES, width=WIDTH, height=HEIGHT)
+    if still_camera is not None:
+        scenes = replace(scenes, still_camera=still_camera)
     settings = GeneratorSettings(scenes, tracks=2 * TRACKS, samples=2)
     for first in range(0, count, BATCH):
         yield from make_pairs(settings, min(BATCH, count - first), seed + first)
@@ -133,25 +135,37 @@ def generated_set(work: Path) -> list[Pair]:
 
 
 def of_sets(folders: Sequence[Path]) -> list[Pair]:
-    """The pairs of data sets, their depth and masks left out: nothing here needs them."""
+    """The pairs of data sets, one set after the other."""
     return [pair for folder in folders for _, pair in dataset.read(folder)]
 
 
 def spans(pair: Pair, most: int) -> list[Pair]:
     """At most so many spans of FRAMES frames, spread over a longer example, at the size that is trained on."""
-    picture = config_of(Path(), ROWS["full"], 1).picture
     starts = np.unique(np.linspace(0, len(pair) - FRAMES, most).round().astype(int))
-    return [framed(pair.frames(start, start + FRAMES), picture) for start in starts]
+    return [framed(pair.frames(start, start + FRAMES), PICTURE) for start in starts]
 
 
-def tests(arguments: argparse.Namespace) -> dict[str, list[Pair]]:
-    """The pairs that rows are measured on. In each, the camera or things move differently from the footage."""
+@dataclass(frozen=True)
+class Test:
+    """What a row is measured on. known: of the same pair, ENLARGED: where its points are, and can be followed."""
+
+    pair: Pair
+    known: measuring.Known
+
+
+def tests(arguments: argparse.Namespace) -> dict[str, list[Test]]:
+    """By the name of their set. In each, the camera or things move differently from the footage."""
     found = {"generated": list(generated(HELD_OUT, HELD_OUT_SEED, still_camera=0.0))}
     if arguments.held_out:
         found["rendered"] = [part for pair in of_sets(arguments.held_out) for part in spans(pair, 3)]
     if arguments.real:
         found["real"] = spans(shifted.open_named(arguments.real).load(0).pair, 16)
-    return found
+    return {kind: [Test(pair, known(pair)) for pair in pairs] for kind, pairs in found.items()}
+
+
+def known(pair: Pair) -> measuring.Known:
+    """What must be known to follow points in videos made of a pair; follows them in the true one."""
+    return measuring.look_at(Item(pair).resized(WIDTH * ENLARGED, HEIGHT * ENLARGED), None, lambda: None)
 
 
 # --- training ---
@@ -165,7 +179,7 @@ def config_of(work: Path, row: Row, steps: int, name: str = "") -> Config:
         "seed": SEED,
         "precision": "bf16",
         "model": {**MODEL, **row.model},
-        "picture": {"width": WIDTH, "height": HEIGHT, "frames": FRAMES, "tracks": TRACKS},
+        "picture": asdict(PICTURE),
         "batch": {"size": BATCH, "at_once": BATCH},
         "optimiser": {"learning_rate": 1e-3, "warm_up": 100, "schedule": "cosine", "average": 0.99},
         "augmentation": {"noisy_share": 0.0, "gap_share": 0.0, "object_share": 0.0},
@@ -201,27 +215,26 @@ def trained(name: str, row: Row, held: Mapping[str, list[Pair]], work: Path, ste
 # --- measures ---
 
 
-def measured(trainee: Trainee, pairs: Sequence[Pair], strips: Path | None) -> dict[str, Any]:
+def measured(trainee: Trainee, on: Sequence[Test], strips: Path) -> dict[str, Any]:
     """PSNR and EPE of a trainee's samples, see `figures`. strips: where to write pictures of the first few."""
     trainee.module.eval()
-    picture = config_of(Path(), ROWS["full"], 1).picture
     made: list[NDArray[np.uint8]] = []
-    for first in range(0, len(pairs), BATCH):
-        part = pairs[first : first + BATCH]
-        batch = pairs_batch(part, range(first, first + len(part)), picture, SEED, PairsSettings())
+    for first in range(0, len(on), BATCH):
+        part = [test.pair for test in on[first : first + BATCH]]
+        batch = pairs_batch(part, range(first, first + len(part)), PICTURE, SEED, PairsSettings())
         with torch.autocast("cpu", torch.bfloat16):
             sample = trainee.sample(batch, torch.Generator().manual_seed(first))
         made += list(frames(sample))
-        if strips is not None and first == 0:
+        if first == 0:
             write_samples(strips, 0, batch, sample, Fraction(4))
-    return figures(made, pairs)
+    return figures(made, on)
 
 
-def figures(made: Sequence[NDArray[np.uint8]], pairs: Sequence[Pair]) -> dict[str, Any]:
+def figures(made: Sequence[NDArray[np.uint8]], on: Sequence[Test]) -> dict[str, Any]:
     """psnr: dB, of the mean squared error over all pixels; epe: px, the mean over clips of `control.epe` where the
     tracker is right on the true video; epe_error: its standard error; clips: how many had such places."""
-    squared = [np.square(a.astype(np.float32) - pair.target).mean() for a, pair in zip(made, pairs, strict=True)]
-    distances = [_epe(video, pair) for video, pair in zip(made, pairs, strict=True)]
+    squared = [np.square(a.astype(np.float32) - test.pair.target).mean() for a, test in zip(made, on, strict=True)]
+    distances = [_epe(video, test.known) for video, test in zip(made, on, strict=True)]
     defined = np.array([each for each in distances if not math.isnan(each)])
     return {
         "psnr": float(10 * np.log10(255**2 / np.mean(squared))),
@@ -231,19 +244,14 @@ def figures(made: Sequence[NDArray[np.uint8]], pairs: Sequence[Pair]) -> dict[st
     }
 
 
-def _epe(video: NDArray[np.uint8], pair: Pair) -> float:
-    """px of the picture that is trained on."""
-    wanted = control.targets(pair.edit, (WIDTH * ENLARGED, HEIGHT * ENLARGED))
-    if not len(wanted):
+def _epe(video: NDArray[np.uint8], known: measuring.Known) -> float:
+    """px of the picture that is trained on; nan where no point can be followed in the true video."""
+    if known.proven is None:
         return math.nan
-    true_distance, _ = control.retrack(_enlarged(pair.target), wanted, lambda: None)
-    distance, _ = control.retrack(_enlarged(video), wanted, lambda: None)
-    return control.epe(distance, control.proven(true_distance, wanted)) / ENLARGED
-
-
-def _enlarged(video: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    size = (WIDTH * ENLARGED, HEIGHT * ENLARGED)
-    return np.stack([np.asarray(cv2.resize(each, size, interpolation=cv2.INTER_CUBIC), np.uint8) for each in video])
+    size = known.item.pair.size
+    enlarged = [np.asarray(cv2.resize(each, size, interpolation=cv2.INTER_CUBIC), np.uint8) for each in video]
+    distance, _ = control.retrack(np.stack(enlarged), known.wanted, lambda: None)
+    return control.epe(distance, known.proven) / ENLARGED
 
 
 # --- the table ---
@@ -262,7 +270,8 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
         " standard error), on pairs that no training has seen: "
         + ", ".join(f"{some['copy'][name]['clips']} clips {name}" for name in sets)
         + f". The first stage has {some['examples']['generated']} generated pairs, the second"
-        f" {some['examples']['pairs']} rendered and real ones. The paper's columns are of its full size and other footage: only the order can be compared.",
+        f" {some['examples']['pairs']} rendered and real ones. The paper's columns are of its full size and other"
+        " footage: only the order can be compared.",
         "",
     ]
     head = "| | " + " | ".join(sets) + " | the paper, PSNR / EPE |"
@@ -301,7 +310,7 @@ def main() -> None:
         if arguments.pairs:
             held["pairs"] = of_sets(arguments.pairs)
         measured_on = tests(arguments)
-        copied = {kind: figures([pair.source for pair in pairs], pairs) for kind, pairs in measured_on.items()}
+        copied = {kind: figures([test.pair.source for test in on], on) for kind, on in measured_on.items()}
     for name in todo:
         trainee, seconds = trained(name, ROWS[name], held, arguments.work, arguments.steps)
         strips = arguments.work / "strips" / name
@@ -311,7 +320,7 @@ def main() -> None:
             "weights": sum(weight.numel() for weight in trainee.module.parameters()),
             "examples": {kind: len(pairs) for kind, pairs in held.items()},
             "copy": copied,
-            "sets": {kind: measured(trainee, pairs, strips / kind) for kind, pairs in measured_on.items()},
+            "sets": {kind: measured(trainee, on, strips / kind) for kind, on in measured_on.items()},
         }
         write_text(done / f"{name}.json", json.dumps(kept, indent=1))
         print(f"{name}: {json.dumps(kept['sets'])}", flush=True)

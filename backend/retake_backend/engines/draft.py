@@ -154,7 +154,7 @@ class _Run:
         for index in indices:  # one at a time: the take's pictures may be large
             moved = preview.frames([int(index)], report)
             rgb.append(composition.fitted.bring(moved.rgb[0]))
-            holes.append(composition.brought(moved.holes[0]))
+            holes.append(composition.mostly(moved.holes[0]))
         return np.stack(rgb), np.stack(holes)
 
     def _tracks(self, indices: NDArray[np.int64], fitted: Fitted) -> TrackPairs:
@@ -204,7 +204,5 @@ def _about_weights(folder: Path) -> list[str]:
     digest = sha256_of(folder / WEIGHTS)[:12]
     if folder != entry.place:
         return [f"Weights: those in {folder} (sha256 {digest})."]
-    notes = [f"Weights: {'those that come with the backend' if entry.shipped else 'imported ones'} (sha256 {digest})."]
-    if entry.random:
-        notes.append(f"The weights of {entry.model.label} are random: the picture means nothing.")
-    return notes
+    which = "those that come with the backend" if entry.shipped else "imported ones"
+    return [f"Weights: {which} (sha256 {digest}).", *entry.notes()]

@@ -1,7 +1,8 @@
 """What the draft model says, carried over to the footage at the take's size: its pixels stay wherever they agree.
 
-The model works on small pictures. Of what it makes, the take needs the difference to the filled reprojection it was given:
-all of it in the holes, and outside of them only what is smooth, which is light and shadow; the detail is the footage's.
+The model works on small pictures. Of what it makes, the take needs the difference to the filled reprojection that it
+was given: all of it in the holes, and outside of them only what is smooth, which is light and shadow; the detail is the
+footage's.
 """
 
 from __future__ import annotations
@@ -55,6 +56,10 @@ class Composition:
         lost = 1 - np.clip(self._enlarged(detail), 0, 1)[..., None]
         mixed = below + self._enlarged(change) - lost * (below - coarse)
         return np.asarray(np.clip(np.floor(mixed + np.float32(0.5)), 0, 255), np.uint8)
+
+    def mostly(self, holes: Mask) -> Mask:
+        """Holes at the model's size as its training showed them: every pixel that is mostly hole."""
+        return np.asarray(self.fitted.bring(holes.astype(np.uint8) * 255) > 127)
 
     def brought(self, holes: Mask) -> Mask:
         """Holes at the model's size: every pixel with some of a hole in it."""

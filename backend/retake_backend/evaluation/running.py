@@ -40,8 +40,8 @@ TRUTH = "truth"
 
 HOLES_BY = "preview"
 _YARDSTICKS = {
-    name: f"retake_backend.evaluation.yardsticks:{kind}"
-    for name, kind in (("copy", "CopyEngine"), ("smooth", "SmoothEngine"))
+    "copy": "retake_backend.evaluation.yardsticks:CopyEngine",
+    "smooth": "retake_backend.evaluation.yardsticks:SmoothEngine",
 }
 _GONE = "Name another folder with --out."
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, interpolate, silu
+from torch.nn.functional import silu
 
 STRIDE = 8
 """px of the picture to a side of a token: sides of the models' pictures are multiples of it."""
@@ -76,25 +76,6 @@ class Head(nn.Module):
     def forward(self, features: Tensor, frames: int) -> Tensor:
         """features (B * F, channels, H / 2, W / 2) -> (B, 3, F, H, W) float32."""
         return unflat(nn.functional.pixel_shuffle(self.conv(silu(features)).float(), 2), frames)
-
-
-def smooth_fill(video: Tensor, holes: Tensor) -> Tensor:
-    """A video (B, C, F, H, W) with its holes (B, 1, F, H, W) in {0, 1} filled smoothly from around them, frame by frame.
-
-    By a pyramid: what a level cannot know it takes from the next smaller one.
-    """
-    pictures, open_ = flat(video), flat(holes)
-    known = 1 - open_
-    levels = [(pictures * known, known)]
-    while min(levels[-1][0].shape[2:]) > 1:
-        colour, weight = (avg_pool2d(each, 2, ceil_mode=True, count_include_pad=False) for each in levels[-1])
-        levels.append((colour, weight))
-    filled = levels[-1][0] / levels[-1][1].clamp(min=1e-3)
-    for colour, weight in reversed(levels[:-1]):
-        enlarged = interpolate(filled, size=weight.shape[2:], mode="bilinear", align_corners=False)
-        certain = (4 * weight).clamp(max=1)
-        filled = enlarged + certain * (colour / weight.clamp(min=1e-3) - enlarged)
-    return unflat(torch.where(open_ > 0.5, filled, pictures), video.shape[2])
 
 
 def check_size(video: Tensor) -> None:

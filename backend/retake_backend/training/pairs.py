@@ -22,7 +22,8 @@ Video = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Moved:
-    """The source as `preview` moves it along the edit. rgb: (F, H, W, 3) uint8 sRGB, holes filled smoothly; holes: (F, H, W) bool, True where no frame of the source shows the place."""
+    """The source as `preview` moves it along the edit. rgb: (F, H, W, 3) uint8 sRGB, holes filled smoothly; holes:
+    (F, H, W) bool, True where no frame of the source shows the place."""
 
     rgb: Video
     holes: NDArray[np.bool_]

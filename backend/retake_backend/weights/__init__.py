@@ -5,8 +5,8 @@
     models/weights/<name>/              in the backend itself: what comes with it, until one of that name is installed
     <models>/.incoming/<name>/          what is being pulled or imported; it never counts as installed
 
-`catalogue` names the models that Retake knows, `shipped` finds those that come along, `store` says what is installed and where, `contents` looks into files
-without running anything in them, `pull` brings a model from the hub, `importing` one from a folder, `commands` are
+`catalogue` names the models that Retake knows, `shipped` finds those that come along, `store` says what is installed
+and where, `contents` looks into files without running anything in them, `pull` brings a model from the hub, `importing` one from a folder, `commands` are
 `retake models ...`, `task` is the same as a process of the broker. `<models>` is $RETAKE_MODELS, else `models` in the
 home folder. Weights are safetensors only: no file that could hold code is downloaded, copied or opened. Nothing here
 imports torch.

@@ -62,6 +62,10 @@ class Entry:
     damage: str = ""
     shipped: bool = False
 
+    def notes(self) -> list[str]:
+        """What the artist has to know of a take made with it."""
+        return [f"The weights of {self.model.label} are random: the picture means nothing."] if self.random else []
+
 
 class WeightStore:
     """The folder of models: `folder`, else $RETAKE_MODELS, else `models` in the home folder. It need not exist."""

@@ -8,7 +8,6 @@ import torch
 from retake_backend.conditioning.attention import dot_product_attention
 from retake_backend.conditioning.coordinates import TrackPairs
 from retake_backend.models.draft import DraftTransformer
-from retake_backend.models.draft_layers import smooth_fill
 from retake_backend.models.draft_weights import load_draft, save_draft
 from retake_backend.models.refiner import Refiner, nearest_seen
 from retake_shared.errors import BadFile
@@ -137,19 +136,6 @@ def test_a_hole_is_seen_through_the_nearest_frame_that_shows_it():
     assert seen[:, 0, 0].tolist() == [0, 0, 0, 4, 4]  # of two as near the earlier
     assert seen[:, 1, 1].tolist() == [0, 1, 2, 3, 4]  # nobody shows it: as it was
     assert seen[:, 0, 1].tolist() == [0, 1, 2, 3, 4]
-
-
-def test_a_hole_is_filled_smoothly_from_around_it():
-    ramp = torch.linspace(-1, 1, 32).expand(1, 3, 2, 24, 32).clone()
-    holes = torch.zeros(1, 1, 2, 24, 32)
-    holes[..., 6:16, 10:20] = 1
-    holes[:, :, 1] = 1  # nothing is known of this frame
-    torn = torch.where(holes > 0.5, torch.rand_like(ramp) * 2 - 1, ramp)
-    filled = smooth_fill(torn, holes)
-    known = (holes < 0.5).expand_as(ramp)
-    assert torch.equal(filled[known], ramp[known])
-    assert (filled - ramp)[:, :, 0].abs().max() < 0.2
-    assert torch.isfinite(filled).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from retake_backend.training.generator.casting import look
 from retake_backend.training.generator.made import GeneratorSettings, make_batch, make_pairs
+from retake_backend.training.generator.moving import smooth_fill
 from retake_backend.training.generator.scenes import SOURCE, TARGET, SceneSettings, draw_scenes
 
 SMALL = GeneratorSettings(
@@ -115,3 +116,16 @@ def test_the_batch_says_of_tracks_what_the_pair_says(pairs):
         disparity = batch.tracks.target[index, ..., 2].numpy()[present]
         order = np.argsort(depth[present])
         assert (np.diff(disparity[order]) <= 1e-6).all()
+
+
+def test_a_hole_is_filled_smoothly_from_around_it():
+    ramp = torch.linspace(-1, 1, 32).expand(1, 3, 2, 24, 32).clone()
+    holes = torch.zeros(1, 1, 2, 24, 32)
+    holes[..., 6:16, 10:20] = 1
+    holes[:, :, 1] = 1  # nothing is known of this frame
+    torn = torch.where(holes > 0.5, torch.rand_like(ramp) * 2 - 1, ramp)
+    filled = smooth_fill(torn, holes)
+    known = (holes < 0.5).expand_as(ramp)
+    assert torch.equal(filled[known], ramp[known])
+    assert (filled - ramp)[:, :, 0].abs().max() < 0.2
+    assert torch.isfinite(filled).all()

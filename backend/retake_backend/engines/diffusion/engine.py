@@ -484,8 +484,8 @@ class _Run:
         for name in self.names:
             entry = self.store.entry(name)
             licences.append(f"{entry.model.label}: {entry.licence or 'no licence given'}")
-            if entry.random:
-                self.note(f"The weights of {entry.model.label} are random: the picture means nothing.")
+            for note in entry.notes():
+                self.note(note)
         self.note(f"Licences: {'; '.join(licences)}.")
 
 

@@ -22,6 +22,8 @@ Picture = NDArray[np.uint8]
 View = tuple[NDArray[np.float64], NDArray[np.float64]]
 Ticker = Callable[[str, int], Callable[[], None]]
 FILLS = ("none", "frames", "smooth", "all")
+INVENTING = ("smooth", "all")
+"""The fills that leave nothing grey."""
 GREY = 127
 
 
@@ -61,7 +63,7 @@ class Background:
             tick = ticker("reading the background", len(chosen))
             plate = median_plate(chosen, self.picture, self.mattes.cut, tick)
             plate = replace(plate, surface=self._depth_without_objects(plate.frame))
-            if self.fill in ("smooth", "all"):
+            if self.fill in INVENTING:
                 # Filled once for the whole shot, so that what is invented stands still in the world.
                 filled = patch_fill(plate.rgb, ~plate.shown, ticker("inventing what is never seen", 25))
                 plate = self.whole = replace(plate, rgb=filled)
@@ -153,7 +155,7 @@ class Background:
         level_seam(fill, rgb, ring & ~hole & ~unknown, hole & ~unknown)
         invented = unknown & hole
         usable = ring & ~unknown
-        if self.fill in ("smooth", "all") and invented.any():
+        if self.fill in INVENTING and invented.any():
             if self.whole is not None:
                 unknown = continue_plate(self.whole, fill, unknown, behind, view, self.source)
                 usable = ring & ~unknown

@@ -17,7 +17,7 @@ from retake_shared.errors import BadShot, Cancelled
 from retake_shared.shot import BACKGROUND
 
 from ..base import Progress, RenderedFrame, RenderRequest, Report
-from .background import FILLS, GREY, Background, Canvas
+from .background import FILLS, GREY, INVENTING, Background, Canvas
 from .grids import Grid, Map
 from .hidden import HiddenParts
 from .inpaint import push_pull
@@ -37,8 +37,9 @@ WORKERS = 2
 class PreviewEngine:
     """Geometric reprojection. Option `fill`: what to put where the rendered source frame shows nothing.
 
-    "all" (default): other frames of the footage, then invention; "smooth": the colours around
-    in place of invention, where the camera moves; "frames": other frames only; "none": nothing. What is left is grey and marked as hole.
+    "all" (default): other frames of the footage, then invention; "smooth": the same, but where the camera moves the
+    colours around in place of invention; "frames": other frames only; "none": nothing. What is left is grey and marked
+    as hole.
     """
 
     name = "preview"
@@ -180,7 +181,7 @@ class _Scene:
         for layer_picture in sorted(drawn, key=lambda d: -d.distance):
             layer_picture.over(canvas)
         holes = canvas.invented
-        if self.fill in ("smooth", "all"):
+        if self.fill in INVENTING:
             if holes.all():
                 self.away += 1
                 canvas.rgb[:] = GREY

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...models.draft_layers import smooth_fill
+from ...models.draft_layers import flat, unflat
 from .casting import Seen
 from .following import Points, carry, project, shown
 from .scenes import SOURCE, TARGET, Scenes
@@ -34,6 +34,27 @@ def move(
     open_ = torch.stack(holes, 1)
     filled = smooth_fill(torch.stack(moved, 2), open_[:, None].to(source.dtype))
     return filled.transpose(1, 2), open_
+
+
+def smooth_fill(video: Tensor, holes: Tensor) -> Tensor:
+    """A video (B, C, F, H, W) with its holes (B, 1, F, H, W) in {0, 1} filled smoothly from around them, frame by frame.
+
+    By a pyramid: what a level cannot know it takes from the next smaller one.
+    """
+    pictures, open_ = flat(video), flat(holes)
+    known = 1 - open_
+    levels = [(pictures * known, known)]
+    while min(levels[-1][0].shape[2:]) > 1:
+        colour, weight = (
+            functional.avg_pool2d(each, 2, ceil_mode=True, count_include_pad=False) for each in levels[-1]
+        )
+        levels.append((colour, weight))
+    filled = levels[-1][0] / levels[-1][1].clamp(min=1e-3)
+    for colour, weight in reversed(levels[:-1]):
+        enlarged = functional.interpolate(filled, size=weight.shape[2:], mode="bilinear", align_corners=False)
+        certain = (4 * weight).clamp(max=1)
+        filled = enlarged + certain * (colour / weight.clamp(min=1e-3) - enlarged)
+    return unflat(torch.where(open_ > 0.5, filled, pictures), video.shape[2])
 
 
 def _asked(target: Seen, frame: int, generator: torch.Generator, error: float) -> Points:
