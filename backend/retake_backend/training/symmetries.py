@@ -22,7 +22,10 @@ FAINTEST = 0.6
 
 
 def turned(batch: Batch, settings: Symmetries, generator: torch.Generator) -> Batch:
-    """A batch of which a share of the examples are turned. All chance is from `generator`, on the CPU."""
+    """A batch of which a share of the examples are turned. All chance is from `generator`, on the CPU; where nothing is
+    asked for none is spent, so that such a training goes on as it began."""
+    if settings == Symmetries():
+        return batch
     count, device = len(batch), batch.source.device
     chance = torch.rand(4, count, generator=generator).to(device)
     mirrored, backwards, recoloured = (

@@ -49,9 +49,10 @@ def test_tracks_go_with_the_picture(seed, wanted):
     on_their_spots(turned(spots(), wanted, chance(seed)))
 
 
-def test_nothing_asked_for_is_nothing_turned():
-    batch = batch_of(0, 4, frames=5, tracks=9)
-    same = turned(batch, Symmetries(), chance())
+def test_nothing_asked_for_is_nothing_turned_and_no_chance_spent():
+    batch, generator = batch_of(0, 4, frames=5, tracks=9), chance()
+    same = turned(batch, Symmetries(), generator)
+    assert torch.equal(generator.get_state(), chance().get_state())
     assert torch.equal(same.source, batch.source)
     assert torch.equal(same.target, batch.target)
     assert all(torch.equal(a, b) for a, b in zip(vars(same.tracks).values(), vars(batch.tracks).values(), strict=True))
