@@ -39,7 +39,7 @@ BACKEND_PYTHONS = ((3, 11), (3, 13), (3, 12))
 """What the backend's pins have wheels for, best first."""
 
 WINDOWS = sys.platform == "win32"
-PART_LIMIT = 15 * 60
+PART_LIMIT = 30 * 60
 """Seconds after which a part of the tests counts as hung."""
 
 LONG_TESTS = (
