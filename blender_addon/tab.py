@@ -45,19 +45,8 @@ class ShotTab(Tab):
         return shots.active_shot(context) is not None
 
 
-class SequencerTab:
+class SequencerTab(ShotTab):
     bl_space_type = "SEQUENCE_EDITOR"
-    bl_region_type = "UI"
-    bl_category = "Retake"
-
-    @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        return shots.active_shot(context) is not None
-
-
-def split(layout: bpy.types.UILayout) -> bpy.types.UILayout:
-    layout.use_property_split, layout.use_property_decorate = True, False
-    return layout
 
 
 def register() -> None:

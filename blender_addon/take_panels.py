@@ -15,7 +15,7 @@ from retake_shared.shot import frame_name
 from . import engine_settings, models, rendering, take_list
 from .drawing import draw_errand, draw_model, wrapped
 from .scene import readback, shots
-from .tab import SequencerTab, ShotTab, Tab, picture, split
+from .tab import SequencerTab, ShotTab, Tab, picture
 
 TAKE_ICONS = {"RENDERING": "RENDER_ANIMATION", "DONE": "CHECKMARK", "FAILED": "ERROR", "CANCELLED": "CANCEL"}
 MAIN_OPTIONS = ("fill", "use", "base", "quality", "strength", "start", "control")
@@ -59,7 +59,8 @@ class RETAKE_PT_generate(ShotTab, bpy.types.Panel):
     bl_order = 3
 
     def draw(self, context: bpy.types.Context) -> None:
-        layout = split(self.layout)
+        layout = self.layout
+        layout.use_property_split, layout.use_property_decorate = True, False
         root = shots.active_shot(context)
         shot = root.retake
         options = rendering.options_of(root)
@@ -75,18 +76,8 @@ class RETAKE_PT_generate(ShotTab, bpy.types.Panel):
             layout.prop(shot, "negative_prompt")
         draw_options(layout, context, shot)
         layout.prop(shot, "seed")
-        column = layout.column(align=True, heading="Part")
-        row = column.row(align=True)
-        row.prop(shot, "use_range", text="")
-        sub = row.row(align=True)
-        sub.active = shot.use_range
-        sub.prop(shot, "range", text="")
-        column = layout.column(align=True, heading="Size")
-        row = column.row(align=True)
-        row.prop(shot, "use_size", text="")
-        sub = row.row(align=True)
-        sub.active = shot.use_size
-        sub.prop(shot, "render_size", text="")
+        _draw_choice(layout, "Part", shot, "use_range", "range")
+        _draw_choice(layout, "Size", shot, "use_size", "render_size")
 
         state = context.window_manager.retake
         if busy:
@@ -100,6 +91,15 @@ class RETAKE_PT_generate(ShotTab, bpy.types.Panel):
         row.operator("retake.generate", text="Generate Take", icon="RENDER_ANIMATION")
         if state.message:
             wrapped(layout.box(), context, state.message, "ERROR")
+
+
+def _draw_choice(layout: bpy.types.UILayout, heading: str, shot: bpy.types.RetakeShot, switch: str, value: str) -> None:
+    """A value that counts only where its switch is on, in one row."""
+    row = layout.column(align=True, heading=heading).row(align=True)
+    row.prop(shot, switch, text="")
+    sub = row.row(align=True)
+    sub.active = getattr(shot, switch)
+    sub.prop(shot, value, text="")
 
 
 def draw_weights(

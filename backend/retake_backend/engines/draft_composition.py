@@ -59,11 +59,15 @@ class Composition:
 
     def mostly(self, holes: Mask) -> Mask:
         """Holes at the model's size as its training showed them: every pixel that is mostly hole."""
-        return np.asarray(self.fitted.bring(holes.astype(np.uint8) * 255) > 127)
+        return np.asarray(self._covered(holes) > 127)
 
     def brought(self, holes: Mask) -> Mask:
         """Holes at the model's size: every pixel with some of a hole in it."""
-        return np.asarray(self.fitted.bring(holes.astype(np.uint8) * 255) > 0)
+        return np.asarray(self._covered(holes) > 0)
+
+    def _covered(self, holes: Mask) -> Picture:
+        """How much of each pixel of the model's size is hole, (h, w) uint8, 255 = all."""
+        return self.fitted.bring(holes.astype(np.uint8) * 255)
 
     def _changes(self, holes: Mask, moved: Picture, made: Picture) -> tuple[Map, Map]:
         """What is added (h, w, 3), and how much of the reprojection's detail stays (h, w), at the model's size."""

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import max_pool2d
-
-from ..models.draft_layers import flat
+from torch.nn.functional import max_pool3d
 
 
 @dataclass(frozen=True)
@@ -36,11 +34,11 @@ def correction_loss(
     (B, 1, F, H, W) in {0, 1}. A squared distance is least for the mean of all that may be there, which is what one step
     from noise can know.
     """
-    near = max_pool2d(flat(holes.float()), 2 * settings.edge + 1, 1, settings.edge)
-    near = near.view(len(holes), -1, 1, *near.shape[2:]).transpose(1, 2)
+    holes, width = holes.float(), 2 * settings.edge + 1
+    near = max_pool3d(holes, (1, width, width), 1, (0, settings.edge, settings.edge))
     parts = {
-        "holes": (settings.holes, holes.float()),
-        "edges": (settings.edges, near - holes.float()),
+        "holes": (settings.holes, holes),
+        "edges": (settings.edges, near - holes),
         "rest": (settings.rest, 1 - near),
     }
     left = (made.float() - truth.float()).square().mean(1, keepdim=True)

@@ -73,18 +73,12 @@ class _OnReprojection:
     def _tracks(self, batch: Batch) -> TrackPairs:
         return batch.tracks if self.settings.tracks else batch.tracks.select(torch.tensor([], dtype=torch.long))
 
-    def _scored(
-        self, residual: Tensor, filled: Tensor, holes: Tensor, target: Tensor
-    ) -> tuple[Tensor, dict[str, float]]:
-        """The loss of a predicted residual, and what of the reprojection's distance to the truth is left in each part.
-
-        Examples near timestep 0 show the truth: whether anything was learnt only samples tell.
-        """
-        return correction_loss(filled + residual, filled, target, holes, self.settings.loss)
-
 
 class DraftTrainee(_OnReprojection):
-    """`DraftTransformer` by rectified flow on the residual, the clean residual being what is predicted."""
+    """`DraftTransformer` by rectified flow on the residual, the clean residual being what is predicted.
+
+    The losses of examples near timestep 0 show the truth: whether anything was learnt only samples tell.
+    """
 
     kind = DraftTransformer
     module: DraftTransformer
@@ -95,7 +89,8 @@ class DraftTrainee(_OnReprojection):
         t = _timesteps(len(batch), self.settings.at_noise, generator).to(filled.device)
         noisy = self.module.add_noise(batch.target - filled, t, generator)
         read = self.module.read_source(batch.source, self._tracks(batch))
-        return self._scored(self.module(noisy, t, filled, holes, read), filled, holes, batch.target)
+        made = filled + self.module(noisy, t, filled, holes, read)
+        return correction_loss(made, filled, batch.target, holes, self.settings.loss)
 
 
 class RefinerTrainee(_OnReprojection):
@@ -107,7 +102,8 @@ class RefinerTrainee(_OnReprojection):
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
         """The mean loss of a batch that has reprojections. Raises ValueError for one that has none."""
         filled, holes = _reprojection(batch)
-        return self._scored(self.module(batch.source, filled, holes), filled, holes, batch.target)
+        made = filled + self.module(batch.source, filled, holes)
+        return correction_loss(made, filled, batch.target, holes, self.settings.loss)
 
 
 # --- the paper's own form ---

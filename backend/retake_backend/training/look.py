@@ -96,14 +96,14 @@ def sample_figures(batch: Batch, sample: Tensor) -> dict[str, float]:
     """Mean PSNR in dB over examples and frames of samples (B, 3, F, H, W) in [-1, 1], and of what needs no model:
     the source as it is, and the reprojection where there is one; of these two also the PSNR of all holes together."""
     truth = frames(batch.target)
-    given = {"": sample, "_source": batch.source}
-    if batch.moved is not None:
-        given["_moved"] = batch.moved
-    figures = {f"psnr{name}": _mean_psnr(frames(video), truth) for name, video in given.items()}
+    figures = {"psnr": _mean_psnr(frames(sample), truth), "psnr_source": _mean_psnr(frames(batch.source), truth)}
+    if batch.moved is None:
+        return figures
+    figures["psnr_moved"] = _mean_psnr(frames(batch.moved), truth)
     if batch.holes is not None and batch.holes.any():
         holes = batch.holes[:, 0].bool().cpu().numpy()
-        del given["_source"]
-        figures |= {f"psnr_holes{name}": psnr(frames(video)[holes], truth[holes]) for name, video in given.items()}
+        figures["psnr_holes"] = psnr(frames(sample)[holes], truth[holes])
+        figures["psnr_holes_moved"] = psnr(frames(batch.moved)[holes], truth[holes])
     return figures
 
 

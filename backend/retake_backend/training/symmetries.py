@@ -6,9 +6,10 @@ turned, they are many more. All videos of an example are turned alike, and its t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import permutations
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ from .config import Symmetries
 
 FAINTEST = 0.6
 """The least contrast that recolouring leaves."""
+_VIDEOS = ("source", "target", "moved")
+_ALL = (*_VIDEOS, "holes")
 
 
 def turned(batch: Batch, settings: Symmetries, generator: torch.Generator) -> Batch:
@@ -31,8 +34,8 @@ def turned(batch: Batch, settings: Symmetries, generator: torch.Generator) -> Ba
     mirrored, backwards, recoloured = (
         chance[row] < share for row, share in enumerate((settings.mirrored, settings.backwards, settings.recoloured))
     )
-    batch = _videos(batch, lambda video: _where(mirrored, video.flip(4), video))
-    batch = _videos(batch, lambda video: _where(backwards, video.flip(2), video))
+    batch = _changed(batch, _ALL, lambda video: _where(mirrored, video.flip(4), video))
+    batch = _changed(batch, _ALL, lambda video: _where(backwards, video.flip(2), video))
     tracks = _backwards(_mirrored(batch.tracks, mirrored), backwards)
 
     orders = torch.tensor(list(permutations(range(3))), device=device)
@@ -41,24 +44,18 @@ def turned(batch: Batch, settings: Symmetries, generator: torch.Generator) -> Ba
     shift = (2 * torch.rand(count, 3, generator=generator).to(device) - 1) * (1 - contrast)[:, None]
 
     def in_other_colours(video: Tensor) -> Tensor:
-        if video.shape[1] != 3:
-            return video
         swapped = video.gather(1, order[:, :, None, None, None].expand_as(video))
         changed = swapped * contrast.view(-1, 1, 1, 1, 1) + shift[:, :, None, None, None]
         return _where(recoloured, changed, video)
 
-    return replace(_videos(batch, in_other_colours), tracks=tracks)
+    return replace(_changed(batch, _VIDEOS, in_other_colours), tracks=tracks)
 
 
-def _videos(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
-    """The batch with every (B, C, F, H, W) of it changed: videos, and the holes."""
-    return replace(
-        batch,
-        source=change(batch.source),
-        target=change(batch.target),
-        moved=None if batch.moved is None else change(batch.moved),
-        holes=None if batch.holes is None else change(batch.holes),
-    )
+def _changed(batch: Batch, names: Sequence[str], change: Callable[[Tensor], Tensor]) -> Batch:
+    """The batch with those of its (B, C, F, H, W) changed that it has."""
+    there = {name: video for name in names if (video := getattr(batch, name)) is not None}
+    changes: dict[str, Any] = {name: change(video) for name, video in there.items()}
+    return replace(batch, **changes)
 
 
 def _mirrored(tracks: TrackPairs, which: Tensor) -> TrackPairs:

@@ -157,13 +157,16 @@ def test_a_pixel_in_a_hole_counts_more_than_one_beside_it_and_that_more_than_oth
 
 def test_the_least_loss_is_at_the_mean_of_what_may_be_there():
     """Else one step from noise would be drawn to one of the answers, and be wrong twice as often."""
-    holes = torch.ones(1, 1, 1, 16, 16)
-    answers, filled = (torch.full((1, 3, 1, 16, 16), value) for value in (0.0, 0.6)), torch.full((1, 3, 1, 16, 16), 0.3)
-    answers = list(answers)
-    losses = [
-        float(sum(correction_loss(torch.full_like(filled, grey), filled, truth, holes, LossSettings())[0] for truth in answers))
-        for grey in (0.0, 0.15, 0.3, 0.45, 0.6)
-    ]  # fmt: skip
+
+    def grey(value):
+        return torch.full((1, 3, 1, 16, 16), value)
+
+    def loss(made, truth):
+        return float(
+            correction_loss(grey(made), grey(0.3), grey(truth), torch.ones(1, 1, 1, 16, 16), LossSettings())[0]
+        )
+
+    losses = [loss(made, 0.0) + loss(made, 0.6) for made in (0.0, 0.15, 0.3, 0.45, 0.6)]
     assert min(losses) == losses[2]
 
 
