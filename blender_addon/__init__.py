@@ -1,6 +1,7 @@
 """Retake: re-keyframe the camera and the actors of footage you have already shot.
 
-`scene` holds the shot as bpy data, `operators` are thin calls of its functions, `link` talks to the backend.
+`scene` holds the shot as bpy data, `operators` are thin calls of its functions, `link` talks to the backend. The add-on
+has one link, in `linked`: `take_requests` and `solving` send over it, `rendering` brings what it says into the .blend.
 """
 
 from . import cli, marks_panel, panels, preferences, properties, rendering, solving, tab, take_panels

@@ -22,7 +22,7 @@ from retake_shared.arguments import add_first_frame, add_settings, add_solve, hi
 from retake_shared.errors import RetakeError
 from retake_shared.shot import TAKE_FILE, Edit, RenderSettings, Solve
 
-from . import engine_settings, models, preferences, rendering, take_list, takes
+from . import engine_settings, models, preferences, take_list, take_requests, takes
 from .link import Link
 from .messages import Backend, ModelsTold, Printer
 from .scene import footage_clip, objects, readback, shots
@@ -220,14 +220,14 @@ def _from_scene(arguments: argparse.Namespace) -> _Job:
         found = ", ".join(root.name for root in take_list.shots()) or "none"
         raise RetakeError(f"there is no such shot in the .blend; it has: {found}.", bpy.data.filepath,
                           "Open a .blend with a shot, or give --footage, --solve and --edit.")  # fmt: skip
-    settings = rendering.settings_of(root)
+    settings = take_requests.settings_of(root)
     if arguments.edit:
         solve = objects.current_solve(root)
         edit, settings = edit_script.load(arguments.edit, solve)
     else:
         print("Retake: reading the edit", flush=True)
         solve, edit = readback.read_edit(context, root)
-    return _Job(root.name, rendering.footage_path(root), solve, edit, settings, root.retake.first_frame)
+    return _Job(root.name, take_requests.footage_path(root), solve, edit, settings, root.retake.first_frame)
 
 
 def _from_files(arguments: argparse.Namespace) -> _Job:

@@ -7,7 +7,7 @@ import textwrap
 import bpy
 from retake_shared.client import ModelState
 
-from . import models, rendering
+from . import errands, models
 
 MODEL_ICONS = {"missing": "IMPORT", "partial": "SORTTIME", "installed": "CHECKMARK", "damaged": "ERROR"}
 
@@ -109,11 +109,9 @@ def _draw_buttons(layout: bpy.types.UILayout, context: bpy.types.Context, model:
 
 
 def draw_errand(layout: bpy.types.UILayout, context: bpy.types.Context, errand: str, running: str) -> None:
-    """What has become of an errand of `rendering.errands`; running: the words while it is on its way."""
-    if errand not in rendering.errands:
-        return
-    ended = rendering.errands[errand]
-    if ended is None:
+    """What has become of an errand; running: the words while it is on its way."""
+    ended = errands.ended(errand)
+    if errands.running(errand):
         layout.label(text=running, icon="SORTTIME")
-    else:
+    elif ended is not None:
         wrapped(layout, context, ended.words, "CHECKMARK" if ended.good else "ERROR")

@@ -9,6 +9,7 @@ import bpy
 from bpy.props import BoolProperty, EnumProperty, IntProperty, StringProperty
 from retake_shared import connection
 
+from .drawing import draw_models
 from .launch import BACKEND_VARIABLE, Place
 
 PLACES = (
@@ -82,8 +83,6 @@ class RetakePreferences(bpy.types.AddonPreferences):
         row.operator("retake.start_backend", icon="PLAY")
         row.operator("retake.stop_backend", icon="SNAP_FACE")
         row.operator("retake.test_backend", icon="CHECKMARK")
-        from .drawing import draw_models  # it draws what follows from these preferences
-
         draw_models(layout, context)
 
 

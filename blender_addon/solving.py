@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import bpy
 from retake_shared.errors import RetakeError
 
-from . import preferences
+from . import linked, preferences
 from .messages import SolveEnded, SolveProgress
 from .scene import marking, shots
 from .scene.pairing import PICTURES
@@ -88,22 +86,18 @@ def job_for(footage: str, words: tuple[str, ...] = (), set_scene: bool = True) -
 
 def begin(context: bpy.types.Context, job: SolveJob) -> None:
     """Have it solved in the background."""
-    from . import rendering
-
     global current
     current = Solving(job)
     interrupted[:] = [other for other in interrupted if other.out != job.out]
-    rendering.link(context).solve(job)
-    rendering.redraw()
+    linked.link(context).solve(job)
+    linked.redraw()
 
 
 def cancel(context: bpy.types.Context) -> None:
     """Stop the solve that runs; the results of its stages stay for the next one."""
-    from . import rendering
-
     if current is not None and current.state == "running":
         current.state = "stopping"
-        rendering.link(context).stop_solving()
+        linked.link(context).stop_solving()
 
 
 def dismiss() -> None:
@@ -174,24 +168,6 @@ def settle(context: bpy.types.Context) -> None:
     window = context.window or next(iter(context.window_manager.windows), None)
     with context.temp_override(window=window) if window is not None else contextlib.nullcontext():
         bring_in(bpy.context)
-
-
-def wait(context: bpy.types.Context, hear: Callable[[Any], None] = lambda message: None) -> Solving:
-    """Block until the solve has ended, for scripts and `-b`. A KeyboardInterrupt stops it."""
-    from . import rendering
-
-    assert current is not None
-    while current.busy:
-        try:
-            for message in rendering.link(context).messages():
-                rendering.apply(message)
-                hear(message)
-            time.sleep(0.02)
-        except KeyboardInterrupt:
-            if current.state == "stopping":
-                raise
-            cancel(context)
-    return current
 
 
 def look_for_interrupted() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import bpy
 
-from . import takes
+from . import preferences, takes
 from .scene import sequencer
 from .takes import TakeOnDisk
 
@@ -18,6 +18,12 @@ from .takes import TakeOnDisk
 def shots() -> Iterator[bpy.types.Object]:
     """The roots of all shots in the .blend."""
     return (ob for ob in bpy.data.objects if ob.retake_role == "SHOT")
+
+
+def takes_parent() -> Path:
+    """The folder in which new takes of this .blend get theirs."""
+    unsaved = preferences.extension_folder("unsaved_takes") or preferences.default_home() / "unsaved_takes"
+    return takes.takes_folder(bpy.data.filepath, unsaved)
 
 
 def find(folder: Path) -> tuple[bpy.types.Object, bpy.types.RetakeTake] | None:

@@ -12,7 +12,7 @@ import bpy
 from retake_shared.engine_options import Option, describe
 from retake_shared.shot import frame_name
 
-from . import engine_settings, models, rendering, take_list
+from . import engine_settings, linked, models, rendering, take_list, take_requests
 from .drawing import draw_errand, draw_model, wrapped
 from .scene import readback, shots
 from .tab import SequencerTab, ShotTab, Tab, picture
@@ -63,7 +63,7 @@ class RETAKE_PT_generate(ShotTab, bpy.types.Panel):
         layout.use_property_split, layout.use_property_decorate = True, False
         root = shots.active_shot(context)
         shot = root.retake
-        options = rendering.options_of(root)
+        options = take_requests.options_of(root)
         busy = rendering.busy(context)
         if busy:  # above the settings, which may fill the sidebar
             draw_running(layout, context)
@@ -84,7 +84,7 @@ class RETAKE_PT_generate(ShotTab, bpy.types.Panel):
             return
         for text in _warnings(context):
             wrapped(layout, context, text, "INFO")
-        if rendering.lacking(root):
+        if take_requests.lacking(root):
             wrapped(layout, context, "Its weights are missing, see above.", "ERROR")
         row = layout.row()
         row.scale_y = 1.6
@@ -274,7 +274,7 @@ def draw_backend(layout: bpy.types.UILayout, context: bpy.types.Context) -> None
     kind = kinds[state.backend_state]
     layout.label(text=kind.name, icon=BACKEND_ICONS[state.backend_state])
     wrapped(layout, context, state.backend_message or kind.description)
-    info = rendering.backend().info
+    info = linked.backend().info
     if info is not None and state.backend_state == "READY":
         wrapped(layout, context, f"Retake {info.software}, {info.device or 'device not known yet'}")
 

@@ -2,26 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-
 import bpy
 
-from .. import rendering
-
-
-def answered(operator: bpy.types.Operator, answer: threading.Event, good: str) -> set[str]:
-    """In the window the panel will show the answer; in `-b` and scripts wait for it, and fail unless it is `good`."""
-    if not bpy.app.background:
-        return {"FINISHED"}
-    backend = rendering.wait_for_backend(answer)
-    words = f"{backend.what} {backend.remedy}".strip()
-    if backend.state != good:
-        operator.report({"WARNING"}, words or f"The backend is {backend.state}.")
-        return {"CANCELLED"}
-    if backend.info is not None:
-        engines = ", ".join(engine["name"] for engine in backend.info.engines) or "not known yet"
-        operator.report({"INFO"}, f"Retake backend {backend.info.software}. Engines: {engines}. {words}".strip())
-    return {"FINISHED"}
+from .. import linked
+from .waiting import answered
 
 
 class RETAKE_OT_start_backend(bpy.types.Operator):
@@ -33,10 +17,10 @@ class RETAKE_OT_start_backend(bpy.types.Operator):
     @classmethod
     def poll(cls, _context: bpy.types.Context) -> bool:
         cls.poll_message_set("The backend runs already")
-        return rendering.backend().state not in ("starting", "ready")
+        return linked.backend().state not in ("starting", "ready")
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        return answered(self, rendering.link(context).start(), "ready")
+        return answered(self, linked.link(context).start(), "ready")
 
 
 class RETAKE_OT_stop_backend(bpy.types.Operator):
@@ -48,10 +32,10 @@ class RETAKE_OT_stop_backend(bpy.types.Operator):
     @classmethod
     def poll(cls, _context: bpy.types.Context) -> bool:
         cls.poll_message_set("The backend is off")
-        return rendering.backend().state != "off"
+        return linked.backend().state != "off"
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        return answered(self, rendering.link(context).stop(), "off")
+        return answered(self, linked.link(context).stop(), "off")
 
 
 class RETAKE_OT_test_backend(bpy.types.Operator):
@@ -61,7 +45,7 @@ class RETAKE_OT_test_backend(bpy.types.Operator):
     bl_label = "Test"
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        return answered(self, rendering.link(context).test(), "ready")
+        return answered(self, linked.link(context).test(), "ready")
 
 
 register, unregister = bpy.utils.register_classes_factory(

@@ -7,13 +7,13 @@ from pathlib import Path
 import bpy
 from bpy.props import StringProperty
 
-from .. import models, preferences, rendering
-from .backend import answered
+from .. import errands, linked, models, preferences, rendering
+from .waiting import answered, errand_begun
 
 
 def why_no_backend() -> str:
     """Why the backend cannot be asked for anything; "" when it can."""
-    return "" if rendering.backend().state == "ready" else "Start the backend first"
+    return "" if linked.backend().state == "ready" else "Start the backend first"
 
 
 class _ModelOperator:
@@ -33,7 +33,7 @@ class _ModelOperator:
         return not reason
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        return answered(self, rendering.link(context).model(self.request, self.model), "ready")
+        return answered(self, linked.link(context).model(self.request, self.model), "ready")
 
 
 def _label(name: str) -> str:
@@ -104,7 +104,7 @@ class RETAKE_OT_import_model(bpy.types.Operator):
         reason = ""
         if preferences.backend_place(context).connection_file is not None:
             reason = "The backend is not Retake's own: import on its computer, with `retake models import`"
-        elif rendering.errands.get("import", reason) is None:
+        elif errands.running("import"):
             reason = "A folder is being imported: wait"
         cls.poll_message_set(reason)
         return not reason
@@ -118,11 +118,11 @@ class RETAKE_OT_import_model(bpy.types.Operator):
         if not self.directory or not folder.is_dir():
             self.report({"ERROR"}, f"{folder} is no folder. Choose the one with the model's files.")
             return {"CANCELLED"}
-        rendering.errands["import"] = None
+        errands.begin("import")
         found = models.find(self.model)
         replace = found is not None and found.state in ("installed", "damaged")
-        rendering.link(context).import_model(self.model, folder, replace)
-        return rendering.errand_begun(self, "import")
+        linked.link(context).import_model(self.model, folder, replace)
+        return errand_begun(self, "import")
 
 
 class RETAKE_OT_free_memory(bpy.types.Operator):
@@ -134,13 +134,13 @@ class RETAKE_OT_free_memory(bpy.types.Operator):
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
         reason = why_no_backend()
-        if not reason and (rendering.busy(context) or rendering.backend().info.worker == "busy"):
+        if not reason and (rendering.busy(context) or linked.backend().info.worker == "busy"):
             reason = "A take is being rendered: cancel it, or wait"
         cls.poll_message_set(reason)
         return not reason
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        return answered(self, rendering.link(context).free(), "ready")
+        return answered(self, linked.link(context).free(), "ready")
 
 
 register, unregister = bpy.utils.register_classes_factory(

@@ -8,8 +8,9 @@ import bpy
 from bpy.props import StringProperty
 from retake_shared.errors import RetakeError
 
-from .. import engine_settings, preferences, rendering
+from .. import engine_settings, errands, linked, preferences, take_requests
 from ..scene import shots
+from .waiting import errand_begun
 
 
 class RETAKE_OT_save_first_frame(bpy.types.Operator):
@@ -29,7 +30,7 @@ class RETAKE_OT_save_first_frame(bpy.types.Operator):
             reason = "Import a shot first"
         elif preferences.backend_place(context).connection_file is not None:
             reason = "The backend is not Retake's own, and only that can write the frame here"
-        elif rendering.errands.get("frame", reason) is None:
+        elif errands.running("frame"):
             reason = "A frame is being written: wait"
         cls.poll_message_set(reason)
         return not reason
@@ -46,8 +47,8 @@ class RETAKE_OT_save_first_frame(bpy.types.Operator):
     def execute(self, context: bpy.types.Context) -> set[str]:
         root = shots.active_shot(context)
         try:
-            footage = rendering.footage_path(root)
-            rendering.settings_of(root)
+            footage = take_requests.footage_path(root)
+            take_requests.settings_of(root)
         except RetakeError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
@@ -55,9 +56,9 @@ class RETAKE_OT_save_first_frame(bpy.types.Operator):
             self.report({"ERROR"}, "No file is named. Say where to write the picture.")
             return {"CANCELLED"}
         target = Path(bpy.path.ensure_ext(bpy.path.abspath(self.filepath), ".png"))
-        rendering.errands["frame"] = None
-        rendering.link(context).save_frame(footage, _first(root.retake), target)
-        return rendering.errand_begun(self, "frame")
+        errands.begin("frame")
+        linked.link(context).save_frame(footage, _first(root.retake), target)
+        return errand_begun(self, "frame")
 
 
 class RETAKE_OT_image_from_timeline(bpy.types.Operator):

@@ -13,7 +13,7 @@ from bpy.props import StringProperty
 from retake_shared.errors import RetakeError
 from retake_shared.shot import Edit, Solve
 
-from .. import rendering
+from .. import linked, rendering, take_list, take_requests
 from ..scene import readback, shots
 
 BUDGET = 0.025
@@ -31,7 +31,7 @@ def why_not(context: bpy.types.Context) -> str:
         return "The shot has no camera: set one in the Camera panel"
     if rendering.busy(context):
         return "A take is being rendered: cancel it, or wait"
-    return rendering.lacking(root)
+    return take_requests.lacking(root)
 
 
 class RETAKE_OT_generate(bpy.types.Operator):
@@ -61,7 +61,7 @@ class RETAKE_OT_generate(bpy.types.Operator):
     def execute(self, context: bpy.types.Context) -> set[str]:
         root = shots.active_shot(context)
         try:
-            rendering.check(root)
+            take_requests.check(root)
             folder = self._begin(context, root, *readback.read_edit(context, root))
         except RetakeError as error:
             self.report({"ERROR"}, str(error))
@@ -79,7 +79,7 @@ class RETAKE_OT_generate(bpy.types.Operator):
     def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
         root = shots.active_shot(context)
         try:
-            rendering.check(root)
+            take_requests.check(root)
         except RetakeError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
@@ -128,7 +128,7 @@ class RETAKE_OT_generate(bpy.types.Operator):
             pool = ThreadPoolExecutor(1, "Retake edit")
             self._edited = pool.submit(end.value)
             pool.shutdown(wait=False)
-        rendering.redraw()
+        linked.redraw()
         return None
 
     def _begin(self, context: bpy.types.Context, root: bpy.types.Object | None, solve: Solve, edit: Edit) -> Path:
@@ -136,8 +136,8 @@ class RETAKE_OT_generate(bpy.types.Operator):
             raise RetakeError("was deleted or renamed while it was read.", self._root_name, "Generate again.")
         folder = Path(bpy.path.abspath(self.folder)) if self.folder else None
         if folder is None and not bpy.data.filepath:
-            self.report({"WARNING"}, f"The .blend is not saved: the take goes into {rendering.takes_parent()}")
-        return rendering.begin(context, root, solve, edit, rendering.settings_of(root), folder)
+            self.report({"WARNING"}, f"The .blend is not saved: the take goes into {take_list.takes_parent()}")
+        return take_requests.begin(context, root, solve, edit, take_requests.settings_of(root), folder)
 
     def _stop(self, context: bpy.types.Context) -> None:
         if self._steps is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from math import degrees, radians
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import bpy
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, StringProperty
 from retake_shared.errors import BadShot, RetakeError
 
-from .. import solving
+from .. import linked, rendering, solving
 from ..messages import Printer
 from ..scene import footage_clip, marking, pairing
 from ..solve_report import LIGHTS, parsed
@@ -179,7 +180,7 @@ def _ended(operator: bpy.types.Operator, context: bpy.types.Context) -> set[str]
     """What an operator returns that began a solve: in the window at once, in `-b` and scripts with the shot."""
     if not bpy.app.background:
         return {"FINISHED"}
-    ended = solving.wait(context, Printer())
+    ended = _wait(context)
     if ended.state == "cancelled":
         operator.report({"WARNING"}, "Cancelled; what was done is kept for the next time")
         return {"CANCELLED"}
@@ -192,6 +193,22 @@ def _ended(operator: bpy.types.Operator, context: bpy.types.Context) -> set[str]
     if report is not None:
         operator.report({"INFO"}, f"{LIGHTS[report.light]}. {report.reasons[0]}")
     return {"FINISHED"}
+
+
+def _wait(context: bpy.types.Context) -> solving.Solving:
+    """Block until the solve has ended; tells on stdout how far it is. A KeyboardInterrupt stops it."""
+    printer = Printer()
+    while solving.busy():
+        try:
+            for message in linked.link(context).messages():
+                rendering.apply(message)
+                printer(message)
+            time.sleep(0.02)
+        except KeyboardInterrupt:
+            if solving.current.state == "stopping":
+                raise
+            solving.cancel(context)
+    return solving.current
 
 
 class RETAKE_OT_cancel_solve(bpy.types.Operator):

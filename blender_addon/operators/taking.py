@@ -10,7 +10,7 @@ from retake_shared import archive
 from retake_shared.errors import RetakeError
 from retake_shared.shot import EDIT_FILE, FIRST_FRAME_FILE, SOLVE_FILE
 
-from .. import engine_settings, rendering, take_list, takes
+from .. import engine_settings, rendering, take_list, take_requests, takes
 from ..scene import restore, sequencer, shots
 
 
@@ -82,8 +82,8 @@ class RETAKE_OT_render_again(_TakeOperator, bpy.types.Operator):
     )
 
     def act(self, context, root, take, folder) -> set[str]:
-        settings = rendering.settings_of(root) if self.use_panel else None
-        return self.rendered(context, rendering.begin_again(context, root, folder, settings))
+        settings = take_requests.settings_of(root) if self.use_panel else None
+        return self.rendered(context, take_requests.begin_again(context, root, folder, settings))
 
 
 class RETAKE_OT_continue(_TakeOperator, bpy.types.Operator):
@@ -99,7 +99,7 @@ class RETAKE_OT_continue(_TakeOperator, bpy.types.Operator):
         return reason or ("The take is complete" if chosen(context).state == "DONE" else "")
 
     def act(self, context, root, take, folder) -> set[str]:
-        rendering.resume(context, root, folder)
+        take_requests.resume(context, root, folder)
         return self.rendered(context, folder)
 
 

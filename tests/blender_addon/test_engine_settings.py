@@ -5,7 +5,7 @@ import pytest
 from retake_shared.engine_options import ENGINES, describe
 from retake_shared.errors import BadShot
 
-from blender_addon import engine_settings, properties, rendering
+from blender_addon import engine_settings, properties, take_requests
 
 EVERY_OPTION = [(engine, option) for engine in ENGINES for option in engine.options]
 NUMBERS = [(engine, option) for engine, option in EVERY_OPTION if option.kind in ("whole", "number")]
@@ -39,8 +39,8 @@ def test_every_engine_can_be_chosen_and_is_what_renders(settings, shot):
     for engine in ENGINES:
         settings.engine = engine.name
         assert settings.engine == settings.engine_name == engine.name
-        assert rendering.settings_of(shot[0]).engine == engine.name
-        assert rendering.settings_of(shot[0]).options == {}
+        assert take_requests.settings_of(shot[0]).engine == engine.name
+        assert take_requests.settings_of(shot[0]).options == {}
 
 
 @pytest.mark.parametrize(("engine", "option"), EVERY_OPTION, ids=lambda it: it.name)
@@ -48,7 +48,7 @@ def test_each_option_reaches_the_engine_as_it_was_set_and_alone(settings, shot, 
     settings.engine = engine.name
     value = other_value(option)
     setattr(settings.options, engine_settings.identifier(engine.name, option.name), value)
-    options = rendering.settings_of(shot[0]).options
+    options = take_requests.settings_of(shot[0]).options
     assert options == {option.name: value}
     assert type(options[option.name]) is type(option.default)
     assert engine.checked(options)[option.name] == value
@@ -66,17 +66,17 @@ def test_options_that_mean_the_same_are_set_once(settings, shot):
     settings.options.quality = "best"
     for name in ("edit-by-track", "track2view", "trajectory-attention", "vace"):
         settings.engine = name
-        assert rendering.settings_of(shot[0]).options == {"quality": "best"}
+        assert take_requests.settings_of(shot[0]).options == {"quality": "best"}
     settings.engine = "preview"
-    assert rendering.settings_of(shot[0]).options == {}
+    assert take_requests.settings_of(shot[0]).options == {}
 
 
 def test_options_of_one_name_with_other_defaults_are_kept_apart(settings, shot):
     settings.options.tracks = 500
     settings.engine = "edit-by-track"
-    assert rendering.settings_of(shot[0]).options == {"tracks": 500}
+    assert take_requests.settings_of(shot[0]).options == {"tracks": 500}
     settings.engine = "track2view"
-    assert rendering.settings_of(shot[0]).options == {}
+    assert take_requests.settings_of(shot[0]).options == {}
 
 
 def test_a_files_engine_and_options_are_the_same_when_it_is_opened_again(settings, tmp_path, two_beyond):
@@ -87,7 +87,7 @@ def test_a_files_engine_and_options_are_the_same_when_it_is_opened_again(setting
     engine_settings.learn([])  # another backend, or none
     bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "shot.blend"))
     root = next(ob for ob in bpy.data.objects if ob.retake_role == "SHOT")
-    found = rendering.settings_of(root)
+    found = take_requests.settings_of(root)
     assert (found.engine, found.options) == ("vace", {"memory": "8", "control": 0.7})
 
 
@@ -112,13 +112,13 @@ def test_a_file_that_was_saved_with_the_only_engine_of_its_time_has_it(tmp_path)
     bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "old.blend"))
     root = bpy.data.objects["old"]
     assert (root.retake.engine, root.retake.seed) == ("preview", 3)
-    assert (rendering.settings_of(root).engine, rendering.settings_of(root).options) == ("preview", {})
+    assert (take_requests.settings_of(root).engine, take_requests.settings_of(root).options) == ("preview", {})
 
 
 def test_engines_beyond_the_table_are_chosen_by_name_and_their_options_by_words(settings, shot, two_beyond):
     settings.engine = "alpha"
     settings.other_options = "seconds=0.5 word='two words' fast=true"
-    found = rendering.settings_of(shot[0])
+    found = take_requests.settings_of(shot[0])
     assert (found.engine, found.options) == ("alpha", {"seconds": 0.5, "word": "two words", "fast": True})
     engine_settings.learn([{"name": "zeta"}])  # the backend lost it: the choice stays, and says so
     assert settings.engine == "alpha"
@@ -135,18 +135,18 @@ def test_words_that_are_no_options_are_refused_with_the_remedy(settings, shot, t
     for words in ("fast", "a='", "=3"):
         settings.other_options = words
         with pytest.raises(BadShot, match="NAME=VALUE"):
-            rendering.settings_of(shot[0])
+            take_requests.settings_of(shot[0])
 
 
 def test_a_takes_options_come_back_and_the_others_go_to_their_defaults(settings, shot):
     settings.options.steps, settings.options.window = 12, 33
     notes = engine_settings.write(settings, "track2view", {"strength": 0.6, "tracks": 77, "colour": "red", "shift": -5})
-    assert rendering.settings_of(shot[0]).options == {"strength": 0.6, "tracks": 77}
+    assert take_requests.settings_of(shot[0]).options == {"strength": 0.6, "tracks": 77}
     assert settings.engine == "track2view"
     assert any("colour" in note for note in notes)
     assert any("Shift" in note for note in notes)
     assert engine_settings.write(settings, "alpha", {"word": "it's", "on": True, "n": 3}) == []
-    assert rendering.settings_of(shot[0]).options == {"word": "it's", "on": True, "n": 3}
+    assert take_requests.settings_of(shot[0]).options == {"word": "it's", "on": True, "n": 3}
 
 
 def test_a_new_option_in_the_table_has_a_property_without_more_code():

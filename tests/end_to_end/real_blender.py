@@ -40,9 +40,9 @@ def check_identity(root: bpy.types.Object) -> None:
 
 def check_cancel(root: bpy.types.Object) -> None:
     """A take that is cancelled while it renders ends as cancelled, and the next one can be generated."""
-    rendering, readback = module("rendering"), module("scene.readback")
+    rendering, take_requests, readback = module("rendering"), module("take_requests"), module("scene.readback")
     solve, edit = readback.read_edit(bpy.context, root)
-    folder = rendering.begin(bpy.context, root, solve, edit, rendering.settings_of(root))
+    folder = take_requests.begin(bpy.context, root, solve, edit, take_requests.settings_of(root))
     assert bpy.ops.retake.cancel() == {"FINISHED"}
     record = rendering.wait(bpy.context, folder)
     assert record.state == "cancelled", record

@@ -24,7 +24,7 @@ def run(arguments):
     yield 1.0
     extension = real_window.extension_name()
     package = sys.modules[extension]
-    models, rendering = package.models, package.rendering
+    errands, linked, models, rendering = package.errands, package.linked, package.models, package.rendering
     held = real_window.watch(package)
     bpy.ops.wm.save_as_mainfile(filepath=str(out / "shot.blend"))
     real_window.remove_default_objects()
@@ -43,15 +43,15 @@ def run(arguments):
     yield 1.0
     screenshot(out / "1_backend_off.png")
     bpy.ops.retake.start_backend()
-    yield lambda: state.backend_state == "READY" and models.every() and package.rendering.backend().info.engines
+    yield lambda: state.backend_state == "READY" and models.every() and linked.backend().info.engines
     for number, name in enumerate(("preview", "edit-by-track", "track2view", "trajectory-attention", "vace")):
         shot.engine = name
-        rendering.redraw()
+        linked.redraw()
         yield 1.5
         screenshot(out / f"2_{number}_{name}.png")
     main = package.take_panels.MAIN_OPTIONS
     package.take_panels.MAIN_OPTIONS = tuple(shot.options.bl_rna.properties.keys())
-    rendering.redraw()
+    linked.redraw()
     yield 1.5
     screenshot(out / "3_all_options.png")
     package.take_panels.MAIN_OPTIONS = main
@@ -59,15 +59,15 @@ def run(arguments):
     shot.engine = "trajectory-attention"
     for use, base in (("image", "svd"), ("first-frame", "wan")):
         shot.options.use, shot.options.base = use, base
-        rendering.redraw()
+        linked.redraw()
         yield 1.5
         screenshot(out / f"4_{use}.png")
     target = out / "first.png"
     bpy.ops.retake.save_first_frame(filepath=str(target))
-    yield lambda: rendering.errands["frame"] is not None
-    assert rendering.errands["frame"].good, rendering.errands["frame"].words
+    yield lambda: not errands.running("frame")
+    assert errands.ended("frame").good, errands.ended("frame").words
     assert target.stat().st_size > 10_000
-    rendering.redraw()
+    linked.redraw()
     yield 1.5
     screenshot(out / "5_first_frame_saved.png")
 
@@ -89,7 +89,7 @@ def run(arguments):
         failed.name, label=failed.label, kind="parts", nbytes=failed.nbytes,
         error={"what": "the folder holds no part.json.", "where": "", "remedy": "Choose the folder of the parts."},
     )))  # fmt: skip
-    rendering.redraw()
+    linked.redraw()
     yield 1.5
     screenshot(out / "6_progress.png")
     rendering.apply(package.messages.ModelTold(coming))

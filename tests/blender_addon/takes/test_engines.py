@@ -16,8 +16,8 @@ from retake_shared.client import Client
 from retake_shared.engine_options import ENGINES
 from retake_shared.errors import BadShot, RetakeError
 
-from blender_addon import cli, engine_settings, models, rendering, takes
-from blender_addon.messages import RoughPicture
+from blender_addon import cli, engine_settings, linked, models, rendering, take_requests, takes
+from blender_addon.messages import ModelsTold, RoughPicture
 from blender_addon.scene import footage_clip, readback, shots
 
 from .test_panels import drawn
@@ -84,7 +84,9 @@ def pump_until(test, limit=120.0):
 
 def begin(root):
     """A take that goes on in the background, as from the window."""
-    return rendering.begin(bpy.context, root, *readback.read_edit(bpy.context, root), rendering.settings_of(root))
+    return take_requests.begin(
+        bpy.context, root, *readback.read_edit(bpy.context, root), take_requests.settings_of(root)
+    )
 
 
 @pytest.mark.parametrize("engine", DIFFUSION)
@@ -109,7 +111,7 @@ def test_the_take_is_seen_growing_before_it_has_frames(filmed):
     seen = []
     deadline = time.monotonic() + 120
     while rendering.busy(bpy.context) and time.monotonic() < deadline:
-        for message in rendering.link(bpy.context).messages():
+        for message in linked.link(bpy.context).messages():
             rendering.apply(message)
             latest = rendering.latest_picture(bpy.context)
             if latest is not None and latest[0].name not in seen:
@@ -223,7 +225,7 @@ def test_restoring_a_take_brings_its_engine_and_options_back(filmed):
 def test_memory_is_not_freed_under_a_running_take(filmed):
     shot = filmed.retake
     bpy.ops.retake.start_backend()
-    pump_until(lambda: rendering.backend().info and any(e["name"] == "trial" for e in rendering.backend().info.engines))
+    pump_until(lambda: linked.backend().info and any(e["name"] == "trial" for e in linked.backend().info.engines))
     shot.engine, shot.other_options = "trial", "seconds=0.3 keep=4"
     begin(filmed)
     assert not bpy.ops.retake.free_memory.poll()
@@ -241,7 +243,7 @@ def test_words_that_are_no_options_stop_generate_and_say_why(filmed):
     with pytest.raises(RuntimeError, match="NAME=VALUE"):
         bpy.ops.retake.generate()
     with pytest.raises(BadShot):
-        rendering.settings_of(filmed)
+        take_requests.settings_of(filmed)
     drawn()
 
 
@@ -289,7 +291,7 @@ def test_a_wrong_first_frame_or_option_is_code_2_and_named(files, models_home, t
 
 def test_the_command_line_says_which_weights_are_missing(files, models_home, tmp_path, capfd):
     words = ["--engine", "trajectory-attention", "--option", "base=svd", "--out", str(tmp_path / "take")]
-    models.apply(rendering.ModelsTold(None))
+    models.apply(ModelsTold(None))
     assert cli.main([*files, *words]) == 2
     told = capfd.readouterr().err
     for word in ("Stable Video Diffusion XT (4.5 GB)", "Stability AI Community License", "retake models pull svd-xt"):

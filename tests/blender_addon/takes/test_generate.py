@@ -13,7 +13,7 @@ import pytest
 from retake_shared import archive
 from retake_shared.shot import RenderSettings
 
-from blender_addon import rendering, take_list, takes
+from blender_addon import linked, rendering, take_list, take_requests, takes
 from blender_addon.messages import TakeEnded
 from blender_addon.scene import objects, readback, restore, sequencer, shots
 
@@ -32,7 +32,7 @@ def hashes(folder) -> dict[str, str]:
 
 def slow(monkeypatch, **options):
     """Let the shot's next takes come from the engine that takes its time."""
-    monkeypatch.setattr(rendering, "settings_of", lambda root: RenderSettings(engine="trial", options=options))
+    monkeypatch.setattr(take_requests, "settings_of", lambda root: RenderSettings(engine="trial", options=options))
 
 
 def pump_until(test, limit=60.0):
@@ -46,7 +46,9 @@ def pump_until(test, limit=60.0):
 
 def begin(root):
     """A take that goes on in the background, as from the window."""
-    return rendering.begin(bpy.context, root, *readback.read_edit(bpy.context, root), rendering.settings_of(root))
+    return take_requests.begin(
+        bpy.context, root, *readback.read_edit(bpy.context, root), take_requests.settings_of(root)
+    )
 
 
 def test_generate_lists_a_complete_take_and_lays_its_strip_over_the_footage(video_shot):
@@ -84,7 +86,7 @@ def test_frames_outside_the_shot_are_refused_before_anything_is_made(video_shot,
     with pytest.raises(RuntimeError, match="Choose frames from"):
         bpy.ops.retake.generate()
     assert len(root.retake.takes) == 0
-    assert not rendering.takes_parent().exists()
+    assert not take_list.takes_parent().exists()
 
 
 def test_a_missing_video_is_refused_before_anything_is_made(video_shot):
@@ -108,7 +110,7 @@ def test_an_unsaved_blend_gets_its_takes_in_a_folder_that_lasts(video, home, mak
 
 def test_no_folder_beside_the_blend_no_take(video_shot):
     root, _ = video_shot
-    rendering.takes_parent().write_text("in the way")
+    take_list.takes_parent().write_text("in the way")
     with pytest.raises(RuntimeError, match="cannot be written"):
         bpy.ops.retake.generate()
     assert len(root.retake.takes) == 0
@@ -207,7 +209,7 @@ def test_another_file_opened_while_rendering_and_the_first_one_again(video_shot,
     bpy.ops.wm.save_mainfile()
     bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
     assert not rendering.busy(bpy.context)
-    rendering.link(bpy.context).wait(folder, rendering.apply)
+    linked.link(bpy.context).wait(folder, rendering.apply)
     bpy.ops.wm.open_mainfile(filepath=path)
     root = next(take_list.shots())
     assert the_take(root).state == "DONE"
@@ -376,8 +378,8 @@ def test_a_timing_that_no_setting_gives_is_not_made_up():
 def test_a_script_whose_take_is_cancelled_goes_on(video_shot, monkeypatch):
     root, _ = video_shot
     slow(monkeypatch, seconds=0.3)
-    folder = rendering.takes_parent() / "take_001"
-    timer = threading.Timer(2.0, lambda: rendering.link(bpy.context).cancel(folder))
+    folder = take_list.takes_parent() / "take_001"
+    timer = threading.Timer(2.0, lambda: linked.link(bpy.context).cancel(folder))
     timer.start()
     assert bpy.ops.retake.generate() == {"CANCELLED"}
     timer.join()

@@ -17,7 +17,7 @@ from retake_shared import connection
 from retake_shared.client import Client
 from retake_shared.errors import RetakeError
 
-from blender_addon import models, rendering
+from blender_addon import linked, models, rendering, take_requests
 
 from .test_panels import drawn
 
@@ -97,7 +97,7 @@ def backend(weights_home, shot):
     system = bpy.context.preferences.system
     online, system.use_online_access = bpy.app.online_access, True
     assert bpy.ops.retake.start_backend() == {"FINISHED"}
-    pump_until(lambda: models.every() and rendering.backend().info.engines)
+    pump_until(lambda: models.every() and linked.backend().info.engines)
     yield shot[0], weights_home / "models"
     for model in models.every():
         if model.task:
@@ -132,7 +132,7 @@ def test_what_is_missing_is_told_with_size_licence_and_a_button_before_anything_
     assert Path(models.place) == place
     root.retake.engine = "vace"
     assert not bpy.ops.retake.generate.poll()
-    assert "VACE lacks Wan 2.1 VACE 1.3B (19.0 GB)" in rendering.lacking(root)
+    assert "VACE lacks Wan 2.1 VACE 1.3B (19.0 GB)" in take_requests.lacking(root)
     texts = drawn()
     for text in ("Wan 2.1 VACE 1.3B", "19.0 GB", "Apache-2.0", "Get", "Import…"):
         assert text in texts, text
@@ -146,8 +146,8 @@ def test_another_base_lacks_other_weights(backend):
     root.retake.engine = "trajectory-attention"
     assert {m.name for m in models.missing("trajectory-attention", {})} == {"wan2.1-t2v-1.3b", "trajectory-attention"}
     root.retake.options.base = "svd"
-    assert "Stable Video Diffusion XT" in rendering.lacking(root)
-    assert "Wan" not in rendering.lacking(root)
+    assert "Stable Video Diffusion XT" in take_requests.lacking(root)
+    assert "Wan" not in take_requests.lacking(root)
     assert any("Nobody has published" in text for text in drawn())
 
 
@@ -182,9 +182,9 @@ def test_get_brings_the_weights_and_generate_comes_alive(backend, hub):
     assert models.find("wan2.1-vace-1.3b").state == "installed", models.find("wan2.1-vace-1.3b").error
     assert seen[0][0] < seen[-1][0] <= seen[-1][1] > 5_000_000
     assert (place / "wan2.1-vace-1.3b" / "model_index.json").is_file()
-    assert rendering.lacking(root) == ""
+    assert take_requests.lacking(root) == ""
     assert bpy.ops.retake.generate.poll()
-    pump_until(lambda: next(e for e in rendering.backend().info.engines if e["name"] == "vace")["ready"])
+    pump_until(lambda: next(e for e in linked.backend().info.engines if e["name"] == "vace")["ready"])
 
 
 def test_a_download_can_be_stopped_and_gone_on_with(backend, hub):
@@ -254,7 +254,7 @@ def test_a_draft_model_is_imported_and_the_one_of_the_backend_comes_back(backend
     pump_until(lambda: not models.find("draft").shipped)
     assert models.find("draft").state == "installed"
     assert (place / "draft" / "config.json").is_file()
-    assert rendering.lacking(root) == ""
+    assert take_requests.lacking(root) == ""
     assert bpy.ops.retake.remove_model(model="draft") == {"FINISHED"}
     pump_until(lambda: models.find("draft").shipped)
     assert not (place / "draft").exists()

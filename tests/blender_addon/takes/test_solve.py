@@ -14,7 +14,7 @@ import bpy
 import pytest
 from retake_shared import archive
 
-from blender_addon import preferences, rendering, solving
+from blender_addon import linked, preferences, rendering, solving
 from blender_addon.messages import SolveProgress
 from blender_addon.scene import shots
 from blender_addon.solve_process import SolveJob
@@ -128,7 +128,7 @@ def test_a_solve_keeps_to_the_device_and_the_cores_of_the_preferences(clip, blen
     try:
         solving.begin(bpy.context, solving.job_for(str(clip)))
         pump_until(lambda: bool(solving.current.parts) or not solving.busy())
-        process = rendering.link(bpy.context)._solving._process
+        process = linked.link(bpy.context)._solving._process
         assert solving.busy(), solving.current.words
         assert len(os.sched_getaffinity(process.pid)) == 1
         assert process.args[process.args.index("--device") + 1] == "cpu"
@@ -141,7 +141,7 @@ def test_a_solve_keeps_to_the_device_and_the_cores_of_the_preferences(clip, blen
 
 def test_cancel_stops_at_once_and_the_next_solve_goes_on_from_what_is_kept(clip, blend):
     solving.begin(bpy.context, solving.job_for(str(clip)))
-    process = rendering.link(bpy.context)._solving
+    process = linked.link(bpy.context)._solving
     pump_until(lambda: any(part.ended for part in solving.current.parts))
     at = time.monotonic()
     assert bpy.ops.retake.cancel_solve() == {"FINISHED"}
@@ -165,7 +165,7 @@ def test_after_a_crash_the_next_blender_offers_to_go_on(clip, kept, blend):
     (blend / f"{clip.stem}.solve.npz").unlink()
     solving.begin(bpy.context, solving.job_for(str(clip), ("--fov", "45")))
     pump_until(lambda: bool(solving.current.parts))
-    process = rendering.link(bpy.context)._solving
+    process = linked.link(bpy.context)._solving
     rendering.unregister()  # as when Blender ends
     process._thread.join(20)
     assert process._process.poll() is not None
