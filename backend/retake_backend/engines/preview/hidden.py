@@ -173,7 +173,8 @@ class HiddenParts:
         pose = np.where(self.surfaces.depth[:, tracks] > 0, uv[..., 0] + 1j * uv[..., 1], np.nan)
         pose -= pose.mean(1, keepdims=True)
         here = pose[frame]
-        turn = (pose.conj() * here).sum(1) / np.maximum((np.abs(pose) ** 2).sum(1), 1e-12)
+        with np.errstate(invalid="ignore"):  # nan is the answer then
+            turn = (pose.conj() * here).sum(1) / np.maximum((np.abs(pose) ** 2).sum(1), 1e-12)
         off = np.abs(turn[:, None] * pose - here).mean(1)
         return np.asarray(off / max(float(np.abs(here).mean()), 1e-9), np.float64)
 
