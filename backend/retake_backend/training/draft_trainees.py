@@ -32,7 +32,8 @@ class DraftSettings:
     model: arguments of the model's class that differ from its defaults. start: a folder of weights to go on from,
     which then decides all of `model`; None = fresh ones. at_noise: share of the examples at timestep 1, which is all
     that one step ever sees; the others are spread evenly below. steps: of a sample. (The last two concern the
-    transformer alone.) tracks: False hides them, for comparison. about: Markdown for the model card of what is saved.
+    transformer alone.) tracks: False hides them and the reprojection, which is made of them: the model then corrects the
+    source, for comparison. about: Markdown for the model card of what is saved.
     """
 
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -63,12 +64,20 @@ class _OnReprojection:
 
     def sample(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """(B, 3, F, H, W) float32 in [-1, 1]."""
-        filled, holes = _reprojection(batch)
+        filled, holes = self._corrected(batch)
         return self.module.repaint(batch.source, filled, holes, self._tracks(batch), generator, self.settings.steps)
 
     def save(self, folder: Path) -> None:
         """The weights as the engine `draft` reads them."""
         save_draft(folder, self.module, self.settings.about)
+
+    def _corrected(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What the model corrects, and its holes."""
+        if not self.settings.tracks:
+            return batch.source, torch.zeros_like(batch.source[:, :1])
+        if batch.moved is None or batch.holes is None:
+            raise ValueError("the batch has no reprojections: the draft model is trained on examples that have them")
+        return batch.moved, batch.holes
 
     def _tracks(self, batch: Batch) -> TrackPairs:
         return batch.tracks if self.settings.tracks else batch.tracks.select(torch.tensor([], dtype=torch.long))
@@ -85,7 +94,7 @@ class DraftTrainee(_OnReprojection):
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
         """The mean loss of a batch that has reprojections. Raises ValueError for one that has none."""
-        filled, holes = _reprojection(batch)
+        filled, holes = self._corrected(batch)
         t = _timesteps(len(batch), self.settings.at_noise, generator).to(filled.device)
         noisy = self.module.add_noise(batch.target - filled, t, generator)
         read = self.module.read_source(batch.source, self._tracks(batch))
@@ -101,7 +110,7 @@ class RefinerTrainee(_OnReprojection):
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
         """The mean loss of a batch that has reprojections. Raises ValueError for one that has none."""
-        filled, holes = _reprojection(batch)
+        filled, holes = self._corrected(batch)
         made = filled + self.module(batch.source, filled, holes)
         return correction_loss(made, filled, batch.target, holes, self.settings.loss)
 
@@ -254,9 +263,3 @@ def _timesteps(count: int, at_noise: float, generator: torch.Generator) -> Tenso
     """(count,) timesteps, a share `at_noise` of them 1, the others even in [0, 1]."""
     drawn = torch.rand(2, count, generator=generator, device=generator.device)
     return torch.where(drawn[0] < at_noise, 1.0, drawn[1])
-
-
-def _reprojection(batch: Batch) -> tuple[Tensor, Tensor]:
-    if batch.moved is None or batch.holes is None:
-        raise ValueError("the batch has no reprojections: the draft model is trained on examples that have them")
-    return batch.moved, batch.holes
