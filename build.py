@@ -396,12 +396,13 @@ class Part:
 
 @dataclass
 class Outcome:
-    """What a part came to. skipped: why, one entry a test."""
+    """What a part came to. skipped: why, one entry a test. took: seconds and name of each test."""
 
     name: str
     passed: int = 0
     failed: int = 0
     skipped: list[str] = field(default_factory=list)
+    took: list[tuple[float, str]] = field(default_factory=list)
     seconds: float = 0.0
     output: str = ""
 
@@ -415,6 +416,7 @@ def run_part(part: Part) -> Outcome:
         outcome = Outcome(part.name, seconds=done.seconds, output=done.output)
         if report.exists():
             for case in ElementTree.parse(report).iter("testcase"):
+                outcome.took.append((float(case.get("time", 0)), f"{case.get('classname')}.{case.get('name')}"))
                 skip = case.find("skipped")
                 if skip is not None:
                     outcome.skipped.append(skip.get("message") or "no reason given")
@@ -507,6 +509,8 @@ def summary(outcomes: list[Outcome], absent: list[str]) -> int:
         print(f"skipped {len(names)} x {reason} ({', '.join(dict.fromkeys(names))})")
     for reason in absent:
         print(f"not run: {reason}")
+    longest = sorted((took for outcome in outcomes for took in outcome.took), reverse=True)[:10]
+    print("longest tests: " + ", ".join(f"{name} {seconds:.0f} s" for seconds, name in longest))
     passed, failed = sum(o.passed for o in outcomes), sum(o.failed for o in outcomes)
     skipped = sum(len(o.skipped) for o in outcomes) + len(absent)
     print(f"\n{time.monotonic() - STARTED:.0f} s in all")
