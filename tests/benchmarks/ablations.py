@@ -147,7 +147,7 @@ def spans(pair: Pair, most: int) -> list[Pair]:
 
 @dataclass(frozen=True)
 class Test:
-    """What a row is measured on. known: of the same pair, ENLARGED: where its points are, and can be followed."""
+    """What a row is measured on. known: of the same pair, enlarged: where its points are, and can be followed."""
 
     pair: Pair
     known: measuring.Known
@@ -160,12 +160,13 @@ def tests(arguments: argparse.Namespace) -> dict[str, list[Test]]:
         found["rendered"] = [part for pair in of_sets(arguments.held_out) for part in spans(pair, 3)]
     if arguments.real:
         found["real"] = spans(shifted.open_named(arguments.real).load(0).pair, 16)
-    return {kind: [Test(pair, known(pair)) for pair in pairs] for kind, pairs in found.items()}
+    return {kind: [test_of(pair, ENLARGED) for pair in pairs] for kind, pairs in found.items()}
 
 
-def known(pair: Pair) -> measuring.Known:
-    """What must be known to follow points in videos made of a pair; follows them in the true one."""
-    return measuring.look_at(Item(pair).resized(WIDTH * ENLARGED, HEIGHT * ENLARGED), None, lambda: None)
+def test_of(pair: Pair, enlarged: int) -> Test:
+    """A pair with what must be known to follow points in videos made of it; follows them in the true one."""
+    larger = Item(pair).resized(*(enlarged * length for length in pair.size))
+    return Test(pair, measuring.look_at(larger, None, lambda: None))
 
 
 # --- training ---
@@ -234,7 +235,7 @@ def figures(made: Sequence[NDArray[np.uint8]], on: Sequence[Test]) -> dict[str, 
     """psnr: dB, of the mean squared error over all pixels; epe: px, the mean over clips of `control.epe` where the
     tracker is right on the true video; epe_error: its standard error; clips: how many had such places."""
     squared = [np.square(a.astype(np.float32) - test.pair.target).mean() for a, test in zip(made, on, strict=True)]
-    distances = [_epe(video, test.known) for video, test in zip(made, on, strict=True)]
+    distances = [_epe(video, test) for video, test in zip(made, on, strict=True)]
     defined = np.array([each for each in distances if not math.isnan(each)])
     return {
         "psnr": float(10 * np.log10(255**2 / np.mean(squared))),
@@ -244,14 +245,15 @@ def figures(made: Sequence[NDArray[np.uint8]], on: Sequence[Test]) -> dict[str, 
     }
 
 
-def _epe(video: NDArray[np.uint8], known: measuring.Known) -> float:
-    """px of the picture that is trained on; nan where no point can be followed in the true video."""
+def _epe(video: NDArray[np.uint8], test: Test) -> float:
+    """px of the pair; nan where no point can be followed in the true video."""
+    known = test.known
     if known.proven is None:
         return math.nan
     size = known.item.pair.size
     enlarged = [np.asarray(cv2.resize(each, size, interpolation=cv2.INTER_CUBIC), np.uint8) for each in video]
     distance, _ = control.retrack(np.stack(enlarged), known.wanted, lambda: None)
-    return control.epe(distance, known.proven) / ENLARGED
+    return control.epe(distance, known.proven) * test.pair.size[0] / size[0]
 
 
 # --- the table ---
