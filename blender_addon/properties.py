@@ -32,7 +32,7 @@ from bpy.types import Collection, Mesh, MovieClip, Object, PropertyGroup, Scene,
 from retake_shared.errors import BadShot
 
 from . import engine_settings
-from .scene import view_ray
+from .scene import objects
 
 ROLES = (  # files keep their places: new ones come last
     ("NONE", "None", "Not a part of a shot"),
@@ -89,7 +89,7 @@ class RetakeTake(PropertyGroup):
 
 def _slide(handle: RetakeHandle, _context: bpy.types.Context) -> None:
     with contextlib.suppress(BadShot):  # the operator says it in words
-        view_ray.follow_depth(handle.id_data)
+        objects.follow_depth(handle.id_data)
 
 
 class RetakeHandle(PropertyGroup):

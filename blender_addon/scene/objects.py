@@ -294,6 +294,13 @@ def retime(
     _write_positions(root, handle, empties, rest_positions(root, handle, solve, rows), edited)
 
 
+def follow_depth(handle: bpy.types.Object) -> None:
+    """What a change of the handle's depth asks for: a rail as soon as it is another than the object's own."""
+    root = root_of(handle)
+    if root is not None and handle.retake_role == "HANDLE" and handle.retake_handle.depth != 1.0:
+        view_ray.ensure_rail(root, handle)
+
+
 def reset(context: bpy.types.Context, root: bpy.types.Object, handle: bpy.types.Object) -> None:
     """Put the object back to where the footage has it: no keys, constraints, retiming or removal are left."""
     solve = current_solve(root)

@@ -70,15 +70,6 @@ def remove_rail(root: bpy.types.Object, handle: bpy.types.Object) -> None:
         bpy.data.objects.remove(rail)
 
 
-def follow_depth(handle: bpy.types.Object) -> None:
-    """What the property's change asks for: a rail as soon as the depth is another than the object's own."""
-    from . import objects  # which uses this module
-
-    root = objects.root_of(handle)
-    if root is not None and handle.retake_role == "HANDLE" and handle.retake_handle.depth != 1.0:
-        ensure_rail(root, handle)
-
-
 def _drive(rail: bpy.types.Object, path: str, axis: int, expression: str, **values: tuple[bpy.types.ID, str]) -> None:
     """A driver of simple arithmetic, which Blender evaluates without Python, so that no file asks for trust."""
     driver = rail.driver_add(path, axis).driver

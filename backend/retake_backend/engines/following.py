@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from retake_shared import engine_options
 from retake_shared.errors import BadShot
 from retake_shared.shot import Cameras
 
@@ -25,10 +26,18 @@ from .diffusion.framing import Fitted
 from .preview.depth import dense_depth, depth_maps
 
 Picture = NDArray[np.uint8]
+ENGINE = "trajectory-attention"
 PROPORTIONS = 0.02
 """By how much an edited first frame's proportions may differ from the footage's."""
 SAME_VIEW = 0.002
 """Trajectories that begin within this share of the picture of where the image shows them begin with the image."""
+
+
+def checked(request: RenderRequest) -> dict[str, Any]:
+    """All options of this engine. Raises BadShot."""
+    description = engine_options.describe(ENGINE)
+    assert description is not None
+    return description.checked(request.settings.options)
 
 
 class Followed:

@@ -35,7 +35,7 @@ from .base import Progress, RenderedFrame, RenderRequest, Report
 from .diffusion.engine import DiffusionEngine, Loading, Model, Picture, WindowJob
 from .diffusion.sampling import Schedule
 from .diffusion.windows import Window, plan_windows
-from .following import SAME_VIEW, Followed, unedited
+from .following import ENGINE, SAME_VIEW, Followed, checked, unedited
 
 FRAMES = 25
 """What SVD-XT was trained to make at once."""
@@ -59,14 +59,12 @@ class SvdTrajectories(DiffusionEngine):
     takes over are kept while denoising, as Wan's are. Shorter ranges are 25 frames, too.
     """
 
-    name = "trajectory-attention"
+    name = ENGINE
     trained_area = 1024 * 576
     multiple = 64
     _followed: Followed
 
     def render(self, request: RenderRequest, report: Report) -> Iterator[RenderedFrame]:
-        from .trajectory_attention import checked
-
         options = checked(request)
         self._followed = Followed(request, options)
         ignored = [name for name, default in _SILENT.items() if options[name] != default]

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from retake_shared import engine_options
 from torch import Tensor
 
 from ..conditioning.trajectory_attention import TrajectoryAttention
@@ -18,7 +17,7 @@ from ..models import memory, parts
 from ..models.codec import VideoCodec
 from .base import Progress, RenderedFrame, RenderRequest, Report
 from .diffusion.engine import DiffusionEngine, Loading, Model, Picture, WindowJob
-from .following import Followed, unedited
+from .following import ENGINE, Followed, checked, unedited
 
 
 class WanTrajectories(DiffusionEngine):
@@ -29,7 +28,7 @@ class WanTrajectories(DiffusionEngine):
     frame) is pinned to it while denoising, by the mechanism that joins windows.
     """
 
-    name = "trajectory-attention"
+    name = ENGINE
     _followed: Followed
 
     def render(self, request: RenderRequest, report: Report) -> Iterator[RenderedFrame]:
@@ -81,7 +80,7 @@ class WanTrajectories(DiffusionEngine):
 class TrajectoryAttentionEngine:
     """`trajectory-attention` as it is chosen; the option `base` says which model makes the take."""
 
-    name = "trajectory-attention"
+    name = ENGINE
     version = "1"
 
     def __init__(self) -> None:
@@ -105,10 +104,3 @@ class TrajectoryAttentionEngine:
     def notes(self) -> tuple[str, ...]:
         """What the last `render` had to decide, in words for the artist."""
         return self._made_by.notes()
-
-
-def checked(request: RenderRequest) -> dict[str, Any]:
-    """All options of this engine. Raises BadShot."""
-    description = engine_options.describe(TrajectoryAttentionEngine.name)
-    assert description is not None
-    return description.checked(request.settings.options)

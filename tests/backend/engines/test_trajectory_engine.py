@@ -16,8 +16,9 @@ from retake_backend.conditioning import trajectory_attention as conditioning
 from retake_backend.conditioning.trajectory_attention import TrajectoryAttention
 from retake_backend.engines.base import Progress
 from retake_backend.engines.diffusion.framing import Fitted
+from retake_backend.engines.following import checked
 from retake_backend.engines.svd import FRAMES, SvdTrajectories
-from retake_backend.engines.trajectory_attention import TrajectoryAttentionEngine, checked
+from retake_backend.engines.trajectory_attention import TrajectoryAttentionEngine
 from retake_backend.models import memory, parts, resident
 from retake_backend.models.codec import VideoCodec
 from retake_backend.models.random_weights import write_random
