@@ -65,8 +65,9 @@ class PairWriter:
 
     per_shard: examples in a shard. depth: keep the solves' depth maps, which are much the largest part of an example
     and of use only for making the reprojection. names: of the examples that are there; one that is added is there even
-    if this process is killed. shapes: (frames, height, width) of the first in each shard that was there. One writer at a time. Leaving the block ends the last shard; after an error it stays in
-    the making, and the next writer goes on with it. Raises RetakeError (disk full, folder in use), BadFile.
+    if this process is killed, and after `secure` even if the power goes. shapes: (frames, height, width) of the first
+    in each shard that was there. One writer at a time. Leaving the block ends the last shard; after an error it stays
+    in the making, and the next writer goes on with it. Raises RetakeError (disk full, folder in use), BadFile.
     """
 
     def __init__(self, folder: Path, per_shard: int = 64, depth: bool = True) -> None:
@@ -116,6 +117,14 @@ class PairWriter:
         self._frames += len(pair)
         if self._pairs >= self.per_shard:
             self._end_shard()
+
+    def secure(self) -> None:
+        """Have what was added on the disk itself, as whoever notes elsewhere that it is there must. Raises RetakeError."""
+        if self._stream is not None:
+            try:
+                os.fsync(self._stream.fileno())
+            except OSError as error:
+                raise _unwritable(error, self.folder) from error
 
     def close(self, finished: bool = True) -> None:
         """End the last shard, or leave it for the next writer. Nothing can be added afterwards."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
+import os
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -187,6 +189,25 @@ def test_a_failure_of_one_clip_is_counted_and_the_rest_goes_on(curated, tmp_path
     monkeypatch.setattr(clips, "make", fails)
     assert cli.main(["curate", str(curated[0] / "deeper"), "--out", str(tmp_path / "set"), *SMALL]) == 0
     assert "left out: 1 failed" in capsys.readouterr().out
+
+
+def test_nothing_is_called_kept_that_a_power_cut_would_take(curated, tmp_path, monkeypatch, capsys):
+    """The journal would never have it made again: a silent hole in the data."""
+    folder, _ = curated
+    command = ["curate", str(folder / "deeper"), "--out", str(tmp_path / "set"), *SMALL]
+
+    def dies(_descriptor):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PairWriter, "_write_index", lambda self: None)  # which the disk would refuse before
+        patch.setattr(os, "fsync", dies)
+        assert cli.main(command) == 2
+    assert "cannot be written: Input/output error" in capsys.readouterr().err
+    assert not verdicts(tmp_path / "set")
+    assert cli.main(command) == 0
+    assert verdicts(tmp_path / "set") == {"an apple.mp4": "kept"}
+    assert len(list(read(tmp_path / "set"))) == 2
 
 
 def test_parts_share_the_videos(curated, tmp_path, monkeypatch):

@@ -143,6 +143,7 @@ class _Work:
             for suffix, pair in made.pairs.items():
                 if name + suffix not in self.writer:
                     self.writer.add(pair, name + suffix)
+            self.writer.secure()  # what the journal calls kept is never made again
             verdict, facts = "kept", {"examples": len(made.pairs), **made.facts}
         seconds = time.monotonic() - began
         self.journal.looked_at(name, verdict, seconds, source=source, **facts)
