@@ -38,7 +38,7 @@ class Option:
         where = f"settings.options.{self.name}"
         if self.kind == "choice":
             names = [name for name, _, _ in self.choices]
-            if value not in names:
+            if str(value) not in names:  # a command line and JSON may well say 8 for "8"
                 raise BadShot(f"is {value!r:.40}.", where, f"Use one of {', '.join(names)}.")
             return str(value)
         if self.kind == "switch":
