@@ -143,7 +143,7 @@ def _render(arguments: argparse.Namespace) -> int:
     if arguments.backend:
         place = replace(place, command=arguments.backend, connection_file=None, may_start=True)
     if arguments.home:
-        place = replace(place, home=arguments.home.absolute(), connection_file=None)
+        place = replace(place, home=arguments.home.absolute(), models=None, connection_file=None)
     link, printer = Link(place), Printer()
     try:
         _check_weights(link, job.settings, printer)

@@ -21,13 +21,15 @@ _REMEDY = "Install the backend, then set its place in Retake's preferences."
 class Place:
     """Where the backend is, as the preferences say.
 
-    home: the folder with its store, its log and its connection file. command: what the user wrote ("" = look for it).
+    home: the folder with its store, its log and its connection file. models: that of the weights; None = $RETAKE_MODELS,
+    else `models` in `home`. command: what the user wrote ("" = look for it).
     device, cores: what a backend that is started, or a solve, may use, as `retake serve` and `retake solve` take them.
     connection_file: that of a backend which somebody else runs; None = the one in `home`. may_start: whether a
     backend may be started when none answers.
     """
 
     home: Path
+    models: Path | None = None
     command: str = ""
     device: str = "auto"
     cores: int = 0
@@ -46,7 +48,8 @@ class Place:
 
     def serve_command(self) -> list[str]:
         """The command that serves `home`. Raises RetakeError when no backend is installed."""
-        return [*backend_command(self.command), "serve", "--home", str(self.home), *self.use]
+        models = ["--models", str(self.models)] if self.models else []
+        return [*backend_command(self.command), "serve", "--home", str(self.home), *models, *self.use]
 
     @property
     def use(self) -> list[str]:
@@ -67,6 +70,8 @@ class Place:
         """The command `retake` with these words, and the environment in which it works as this home's backend would.
         Raises RetakeError when no backend is installed."""
         environ = {**os.environ, "RETAKE_HOME": str(self.home)}
+        if self.models:
+            environ["RETAKE_MODELS"] = str(self.models)
         environ.setdefault("RETAKE_MODELS", str(self.home / "models"))  # as the broker of this home has it
         return [*backend_command(self.command), *words], environ
 

@@ -55,9 +55,11 @@ class RetakePreferences(bpy.types.AddonPreferences):
         name="Connection File", description="The connection.json in that backend's folder", subtype="FILE_PATH"
     )
     cache_folder: StringProperty(
-        name="Cache", description="Where the backend keeps jobs, footage and its log. Empty: Retake's own folder",
+        name="Cache",
+        description="Where the backend keeps jobs, footage, its log and weights. Empty: Retake's own folder; the weights "
+        "then lie where the program retake has them in a terminal",
         subtype="DIR_PATH",
-    )  # fmt: skip
+    )
 
     def draw(self, context: bpy.types.Context) -> None:
         layout = self.layout
@@ -107,17 +109,28 @@ def default_home() -> Path:
     return extension_folder("backend") or connection.default_home()
 
 
+def default_models() -> Path | None:
+    """The folder of the weights unless the user says otherwise: the one that `retake` has in a terminal, so that no
+    Blender and no terminal gets gigabytes a second time. None where the environment names one, or the home."""
+    if os.environ.get("RETAKE_MODELS") or os.environ.get("RETAKE_HOME"):
+        return None
+    return connection.default_home() / "models"
+
+
 def backend_place(context: bpy.types.Context) -> Place:
     """Where the backend is, in plain values for the link's thread."""
     chosen = preferences(context)
     if chosen is None:
-        return Place(default_home())
-    home = Path(bpy.path.abspath(chosen.cache_folder)) if chosen.cache_folder else default_home()
+        return Place(default_home(), default_models())
+    home, models = default_home(), default_models()
+    if chosen.cache_folder:
+        home, models = Path(bpy.path.abspath(chosen.cache_folder)), None
     if chosen.place == "RUNNING":
         file = Path(bpy.path.abspath(chosen.connection_file)) if chosen.connection_file else home / connection.FILE_NAME
         return Place(home, connection_file=file, may_start=False)
     return Place(
         home,
+        models,
         command=bpy.path.abspath(chosen.backend_command),
         device=chosen.device,
         cores=chosen.cores,

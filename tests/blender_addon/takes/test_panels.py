@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import sys
 import types
+from pathlib import Path
 
 import bpy
 import pytest
+from retake_shared import connection
 from retake_shared.client import Models, ModelState
 
 from blender_addon import models, panels, rendering, take_panels
@@ -219,6 +221,36 @@ def test_the_chosen_device_and_cores_reach_the_backend(add_on):
         for name in ("backend_command", "device", "cores"):
             page.property_unset(name)
     assert command[-4:] == ["--device", "cpu", "--cores", "3"]
+
+
+def test_blender_and_a_terminal_share_their_weights(add_on, tmp_path, monkeypatch):
+    """Or what `retake models pull` got in a terminal would have to be got again, gigabytes of it."""
+    from blender_addon import preferences
+
+    page = preferences.preferences(bpy.context)
+    page.backend_command = sys.executable
+
+    def folder():
+        place = preferences.backend_place(bpy.context)
+        command, (_, environ) = place.serve_command(), place.program("models", "list")
+        named = Path(command[command.index("--models") + 1]) if "--models" in command else None
+        return named, Path(environ["RETAKE_MODELS"])
+
+    monkeypatch.delenv("RETAKE_MODELS", raising=False)
+    monkeypatch.setattr(preferences, "extension_folder", lambda name: tmp_path / "extension" / name)
+    try:
+        monkeypatch.setenv("RETAKE_HOME", str(tmp_path))
+        assert folder() == (None, tmp_path / "models")
+        monkeypatch.delenv("RETAKE_HOME")
+        own = connection.default_home() / "models"
+        assert folder() == (own, own)
+        page.cache_folder = str(tmp_path / "cache")
+        assert folder() == (None, tmp_path / "cache" / "models")
+        monkeypatch.setenv("RETAKE_MODELS", str(tmp_path / "large disk"))
+        assert folder() == (None, tmp_path / "large disk")
+    finally:
+        for name in ("backend_command", "cache_folder"):
+            page.property_unset(name)
 
 
 DRAFT = {
