@@ -16,6 +16,7 @@ from .. import __version__
 from . import measuring, table
 from .running import TRUTH, Outcome, plain
 from .sets import Item
+from .solve import WITHIN
 from .table import Table
 
 MOMENTS, WIDE = 4, 250
@@ -107,7 +108,7 @@ def _page(outcome: Outcome, made: Table, strips: Strips) -> Iterator[str]:
         '<p class="note">Means over items; bold is best. Holes are the places that the source shows nowhere, as '
         "preview finds them. The column truth is the true video measured like a take: what the tracker and the camera "
         "solver err by. EPE is over all visible places of the target tracks; where proven, over those where the tracker "
-        "is right within 3 px on the true video.</p>"
+        f"is right within {WITHIN:g} px on the true video.</p>"
     )
     if outcome.failures:
         yield "<h2>Failed</h2><ul>"

@@ -156,8 +156,8 @@ class _ItemRun:
     def run(self, outcome: Outcome) -> dict[str, NDArray[np.uint8]]:
         """Render, then measure, what can be; the takes."""
         takes: dict[str, Take] = {}
-        wanted = self.plan.engines if self.item.pair.moved is not None else {*self.plan.engines, HOLES_BY}
-        for engine in sorted(wanted, key=lambda name: name != HOLES_BY):
+        wanted = self.plan.engines if self.item.pair.moved is not None else (*self.plan.engines, HOLES_BY)
+        for engine in sorted(dict.fromkeys(wanted), key=lambda name: name != HOLES_BY):
             try:
                 takes[engine] = self._take(engine)
             except (KeyboardInterrupt, Cancelled):
@@ -174,6 +174,8 @@ class _ItemRun:
             try:
                 video = videos[engine] = self._frames(engine, takes[engine])
                 measured[engine] = self._measured(engine, video, takes[engine], holes_by)
+            except Cancelled:
+                raise
             except RetakeError as error:  # the take, or the preview's holes, were damaged after they were written
                 _fail(outcome, self.name, engine, error)
                 continue
@@ -181,6 +183,8 @@ class _ItemRun:
         if self.item.truth:
             try:
                 measured[TRUTH] = self._measured(TRUTH, self.item.pair.target, None, holes_by)
+            except Cancelled:
+                raise
             except RetakeError as error:
                 _fail(outcome, self.name, TRUTH, error)
         return videos

@@ -6,8 +6,8 @@
 
 `config` says what one training is; ready ones are in `configs`. `examples` opens the sources that it names, `framed`
 brings each example to one size and length, `batches` is what a model sees of them, `symmetries` makes many of few,
-`augment` is what they lose on purpose, and `sources` mixes and prepares them ahead. `loop` trains whatever is a `trainees.Trainee`, in the `processes` there
-are, with `checkpoints` and what it shows (`look`). `registry` names the trainees: `wan_trainees`, with `flow`, and
-`draft_trainees`, with `draft_loss`. `commands` are `retake train` and `retake fit`, `slurm` writes the script for many
-nodes.
+`augment` is what they lose on purpose, and `sources` mixes and prepares them ahead. `loop` trains whatever is a
+`trainees.Trainee`, in the `processes` there are, with `checkpoints` and what it shows (`look`). `registry` names the
+trainees: `wan_trainees`, with `flow`, and `draft_trainees`, with `draft_loss`. `commands` are `retake train` and
+`retake fit`, `slurm` writes the script for many nodes.
 """

@@ -18,7 +18,7 @@ from retake_shared.arguments import hints
 from retake_shared.errors import Cancelled, RetakeError
 
 from ..progress_line import ProgressLine
-from .config import Config, read_config, ready_configs
+from .config import Config, config_path, read_config
 from .sources import Source
 
 
@@ -72,6 +72,8 @@ def fit(arguments: argparse.Namespace) -> int:
     config = _changed(read_config(arguments.config or f"fit-{arguments.engine}"), arguments.out)
     config = _going_on(config, arguments.start)
     if arguments.steps:
+        if arguments.steps < 0:
+            raise RetakeError(f"is {arguments.steps}.", "--steps", "Use 1 or more.")
         if len(config.stage) != 1:
             raise RetakeError("needs a configuration of one stage.", "--steps", "Change the steps in the file.")
         config = replace(config, stage=(replace(config.stage[0], steps=arguments.steps),))
@@ -151,4 +153,4 @@ def _going_on(config: Config, start: Path | None) -> Config:
 
 def _text(config: str) -> str:
     read_config(config)
-    return (ready_configs().get(config) or Path(config)).read_text("utf-8")
+    return config_path(config).read_text("utf-8")

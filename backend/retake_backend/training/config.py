@@ -71,6 +71,10 @@ class Picture:
     frames: int = 81
     tracks: int = 2000
 
+    def __post_init__(self) -> None:
+        if min(self.width, self.height, self.frames) < 1 or self.tracks < 0:
+            raise ValueError('"width", "height" and "frames" must be at least 1, "tracks" at least 0')
+
 
 @dataclass(frozen=True)
 class BatchSettings:
@@ -114,6 +118,9 @@ class Optimiser:
         for name in ("beta1", "beta2", "average"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f'"{name}" is {getattr(self, name)}, it must be in [0, 1)')
+        for name in ("warm_up", "weight_decay", "clip"):
+            if getattr(self, name) < 0:
+                raise ValueError(f'"{name}" is {getattr(self, name)}, it must be at least 0')
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of step 0 .. steps - 1."""
@@ -175,8 +182,8 @@ class Keep:
 
 @dataclass(frozen=True)
 class Look:
-    """What is shown on the way. metrics: a line every so many steps. samples: strips of so many held-out examples of
-    `data` every so many steps, 0 = none; they are always the same ones. seed: of the samples."""
+    """What is shown on the way. metrics: a line every so many steps. every: samples every so many steps, 0 = none.
+    samples: of how many held-out examples of `data`, always the same ones. seed: of the samples."""
 
     metrics: int = 10
     every: int = 0
@@ -187,6 +194,7 @@ class Look:
     def __post_init__(self) -> None:
         if self.metrics < 1 or self.every < 0 or self.samples < 1:
             raise ValueError('"metrics" and "samples" must be at least 1, "every" at least 0')
+        _check_seed(self.seed)
         if self.every and not self.data:
             raise ValueError('samples need held-out "data"')
 
@@ -221,6 +229,7 @@ class Config:
         names = [stage.name for stage in self.stage]
         if len(set(names)) < len(names):
             raise ValueError(f"has two stages of one name: {', '.join(names)}")
+        _check_seed(self.seed)
 
     @property
     def steps(self) -> int:
@@ -234,6 +243,11 @@ class Config:
                 return number
             step -= stage.steps
         raise IndexError(step)
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 1 << 63:  # what numpy and torch both take
+        raise ValueError(f'"seed" is {seed}, it must be at least 0, and below 2^63')
 
 
 def _all_shares(settings: Augmentation | Symmetries) -> None:
@@ -260,20 +274,23 @@ def ready_configs() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
-def read_config(path: str | Path) -> Config:
+def config_path(named: str | Path) -> Path:
+    """The TOML file of that name, else the ready configuration: a folder that is called like one hides none."""
+    path = Path(named)
+    return path if path.is_file() else ready_configs().get(str(named), path)
+
+
+def read_config(named: str | Path) -> Config:
     """A configuration from a TOML file, or by the name of a ready one. Relative folders are the working folder's.
 
-    Raises BadFile naming the key that is unknown, missing, of a wrong type or value.
+    Raises BadFile: no such file, or naming the key that is unknown, missing, of a wrong type or value.
     """
-    ready = ready_configs()
-    if str(path) in ready and not Path(path).exists():
-        path = ready[str(path)]
-    path = Path(path)
+    path = config_path(named)
     try:
         table = tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        remedy = f"Name a TOML file, or one of {', '.join(ready)}."
-        raise BadFile("does not exist.", str(path), remedy) from None
+    except OSError as error:
+        what = "does not exist." if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})."
+        raise BadFile(what, str(path), f"Name a TOML file, or one of {', '.join(ready_configs())}.") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadFile(f"is no TOML ({error}).", str(path), "Mend it, or start from a ready configuration.") from None
     return from_table(Config, table, str(path))
@@ -314,14 +331,14 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         if value in inner:
             return value
         raise BadFile(f'is "{value}".', where, f"Choose one of {', '.join(map(str, inner))}.")
-    elif origin is tuple:
-        if isinstance(value, list):
+    elif origin is tuple:  # of one kind: of any length, or of the hint's
+        if isinstance(value, list) and (inner[-1] is ... or len(value) == len(inner)):
             return tuple(_items(inner[0], value, where))
     elif hint is Path:
         if isinstance(value, str) and value:
             return Path(value)
     elif hint is float:
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             return float(value)
     elif origin is not None:  # Mapping: whoever reads its keys checks them
         if isinstance(value, Mapping):
@@ -329,7 +346,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
     expected = {Path: "a text", str: "a text", float: "a number", int: "a whole number", bool: "true or false"}
-    shown = expected.get(hint, "a list" if origin is tuple else "a table")
+    several = "a list" if inner and inner[-1] is ... else f"a list of {len(inner)}"
+    shown = expected.get(hint, several if origin is tuple else "a table")
     raise BadFile(f"is {value!r:.40}, not {shown}.", where, "Change it.")
 
 

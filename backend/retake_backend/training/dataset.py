@@ -118,18 +118,17 @@ class PairDataset:
         self._keep, self._kept = keep, dict[int, Pair]()
         self._shards = Examples(self.folders)
         self._order: tuple[int, NDArray[np.int64]] | None = None
-        starts = self._shards.starts
-        self.pairs, self._sizes = starts[-1], np.diff(starts)
+        self.pairs = len(self._shards)
         if not self.pairs:
             raise BadFile("holds no example.", str(self.folders[0]), "Make some.")
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The numbers of all examples in the order of an epoch."""
-        starts = np.concatenate([[0], np.cumsum(self._sizes)])
         if not self.shuffle:
             return np.arange(self.pairs)
+        starts = self._shards.starts
         random = np.random.default_rng([self.seed, epoch])
-        numbers = np.concatenate([np.arange(starts[s], starts[s + 1]) for s in random.permutation(len(self._sizes))])
+        numbers = np.concatenate([np.arange(starts[s], starts[s + 1]) for s in random.permutation(len(starts) - 1)])
         # As a buffer shuffles: each place is drawn from a window, and the next in line takes the drawn one's place.
         drawn = random.integers(0, self.shuffle, self.pairs)
         for at in range(self.pairs):

@@ -33,6 +33,10 @@ class PairsSettings:
     moved: bool = False
     in_memory: bool = False
 
+    def __post_init__(self) -> None:
+        if self.shuffle < 0:
+            raise ValueError(f'"shuffle" is {self.shuffle}, it must be at least 0')
+
 
 class PairsSource:
     """The examples of a data set, epoch after epoch in another order; spans and choice of tracks differ each time."""

@@ -18,7 +18,7 @@ from retake_shared.shot import Edit, Solve
 from ..engines.base import Progress, Report
 from ..footage import FootageReader
 from .config import Picture
-from .framed import framed
+from .framed import framed, scaled_size
 from .moved import with_moved
 from .pairs import Pair
 
@@ -32,6 +32,10 @@ class FitSettings:
     nearest: float = 1.0
     furthest: float = 5.0
     moved: bool = False
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f'"count" is {self.count}, it must be at least 1')
 
 
 def shot_pairs(
@@ -96,8 +100,7 @@ def clip_pair(whole: Pair, source: int, target: int, length: int, caption: str =
 def _shown(reader: FootageReader, solve: Solve, picture: Picture, report: Report) -> Pair:
     """The whole shot at the size that is trained on, as an example that changes nothing."""
     footage, frames = reader.footage, len(solve)
-    scale = max(picture.width / footage.width, picture.height / footage.height)
-    size = (max(picture.width, round(footage.width * scale)), max(picture.height, round(footage.height * scale)))
+    size = scaled_size((footage.width, footage.height), (picture.width, picture.height))
     video: NDArray[np.uint8] = np.empty((frames, size[1], size[0], 3), np.uint8)
     for index, frame in enumerate(reader.small_frames(range(frames), size)):
         report(Progress("reading footage", index, frames))

@@ -14,7 +14,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Levels:
-    """How noise levels are drawn (chosen: no paper says). The defaults are those of Stable Diffusion 3, shift that of Wan at 480p.
+    """How noise levels are drawn (chosen: no paper says). The defaults are those of Stable Diffusion 3, shift that of
+    Wan at 480p.
 
     distribution: "logit-normal" with this mean and spread, or "uniform". shift: moves them towards noise, s sigma /
     (1 + (s - 1) sigma), as the schedulers do at sampling; 1 = not.

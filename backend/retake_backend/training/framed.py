@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from retake_shared.errors import BadShot
+from retake_shared.geometry import crop_intrinsics
 from retake_shared.shot import Cameras
 
 from .config import Picture
@@ -23,7 +24,8 @@ def framed(pair: Pair, picture: Picture, seed: int = 0) -> Pair:
     """
     if len(pair) < picture.frames:
         where = f"data, {pair.origin.get('name', 'an example')}"
-        raise BadShot(f"has {len(pair)} frames.", where, f"Train on fewer than {picture.frames} (picture.frames).")
+        what = f"has {len(pair)} frames, {picture.frames} are trained on."
+        raise BadShot(what, where, f"Train on at most {len(pair)} (picture.frames), or leave it out.")
     start = int(np.random.default_rng(seed).integers(len(pair) - picture.frames + 1))
     if len(pair) > picture.frames:
         pair = pair.frames(start, start + picture.frames)
@@ -48,6 +50,12 @@ def framed(pair: Pair, picture: Picture, seed: int = 0) -> Pair:
         edit=edit,
         moved=moved,
     )
+
+
+def scaled_size(footage: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """(width, height) px of the whole picture of footage, scaled so that `size` can be cut out of its middle."""
+    scale = max(size[0] / footage[0], size[1] / footage[1])
+    return max(size[0], round(footage[0] * scale)), max(size[1], round(footage[1] * scale))
 
 
 def _crop(size: tuple[int, int], picture: Picture) -> tuple[int, int, int, int]:
@@ -86,7 +94,4 @@ def _seen(
     picture."""
     left, top, width, height = crop
     cameras = cameras.resized(*picture)
-    K = cameras.K.copy()
-    K[:, 0, 2] -= left
-    K[:, 1, 2] -= top
-    return Cameras(cameras.c2w, K, width, height).resized(*size)
+    return Cameras(cameras.c2w, crop_intrinsics(cameras.K, left, top), width, height).resized(*size)

@@ -1,8 +1,9 @@
 """Latents of videos, made once and kept: from the second epoch on, training Wan does without the VAE.
 
 A latent is named by the sha256 of the frames as the model gets them (size and span with it) and of the codec's weights,
-so that none is ever taken for another, whatever data sets, crops and models share the folder. FOLDER/KEY/ab/abcd....safetensors
-holds `latents` (C, f, h, w) float16; KEY names the weights. Any number of processes may fill one folder.
+so that none is ever taken for another, whatever data sets, crops and models share the folder.
+FOLDER/KEY/ab/abcd....safetensors holds `latents` (C, f, h, w) float16; KEY names the weights. Any number of processes
+may fill one folder.
 """
 
 from __future__ import annotations

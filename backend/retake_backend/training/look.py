@@ -23,6 +23,8 @@ METRICS = "metrics.jsonl"
 SAMPLES = "samples"
 TENSORBOARD = "tensorboard"
 _LABEL_PX = 12
+_EQUAL = 100.0
+"""dB, of equal pictures: an infinite PSNR would make every mean over it infinite, and JSON has no such number."""
 
 Picture = NDArray[np.uint8]
 
@@ -102,8 +104,8 @@ def sample_figures(batch: Batch, sample: Tensor) -> dict[str, float]:
     figures["psnr_moved"] = _mean_psnr(frames(batch.moved), truth)
     if batch.holes is not None and batch.holes.any():
         holes = batch.holes[:, 0].bool().cpu().numpy()
-        figures["psnr_holes"] = psnr(frames(sample)[holes], truth[holes])
-        figures["psnr_holes_moved"] = psnr(frames(batch.moved)[holes], truth[holes])
+        figures["psnr_holes"] = min(psnr(frames(sample)[holes], truth[holes]), _EQUAL)
+        figures["psnr_holes_moved"] = min(psnr(frames(batch.moved)[holes], truth[holes]), _EQUAL)
     return figures
 
 
@@ -138,7 +140,7 @@ def _mean_psnr(videos: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
         for video, real in zip(videos, truth, strict=True)
         for picture, true in zip(video, real, strict=True)
     ]
-    return float(np.mean(np.minimum(each, 100.0)))  # equal pictures are infinitely near
+    return float(np.mean(np.minimum(each, _EQUAL)))
 
 
 def _strip(columns: Mapping[str, NDArray[np.uint8]]) -> Picture:

@@ -179,14 +179,15 @@ class _Run:
         told["skipped"] = float(left_out)
         processes.sum_gradients(self.weights.values())
         norm = processes.norm(p.grad for p in self.weights.values())
+        names = processes.names(told)  # a piece may lack what others tell, such as the loss in holes without a hole
         sums = processes.sum(
             torch.tensor(
-                list(told.values()),
+                [told.get(name, 0.0) for name in names],
                 dtype=torch.float64 if processes.device.type == "cpu" else torch.float32,
                 device=processes.device,
             )
         )
-        told = dict(zip(told, sums.tolist(), strict=True))
+        told = dict(zip(names, sums.tolist(), strict=True))
         if not (np.isfinite(told["loss"]) and bool(torch.isfinite(norm))):
             raise self._failed(told["loss"], float(norm))
         if config.optimiser.clip:

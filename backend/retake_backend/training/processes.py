@@ -15,7 +15,7 @@ from typing import Literal, cast
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import reduce
+from accelerate.utils import gather_object, reduce
 from retake_shared.errors import RetakeError
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -52,6 +52,12 @@ class Processes:
         if self.count == 1:
             return asked
         return bool(self.sum(torch.tensor([float(asked)], device=self.device)).item())
+
+    def names(self, own: Iterable[str]) -> list[str]:
+        """Those of all processes, each once; all hear the same, in one order."""
+        if self.count == 1:
+            return list(own)
+        return list(dict.fromkeys(gather_object(list(own))))
 
     def wait(self) -> None:
         """For all processes to come here."""
@@ -115,7 +121,7 @@ class Processes:
                 whole.append(parameter.grad)
         if self.count == 1 or not whole:
             return
-        for dtype in {gradient.dtype for gradient in whole}:
+        for dtype in dict.fromkeys(gradient.dtype for gradient in whole):  # a set has another order in each process
             alike = [gradient for gradient in whole if gradient.dtype == dtype]
             total = self.sum(torch.cat([gradient.flatten() for gradient in alike]))
             for gradient, part in zip(alike, torch.split(total, [g.numel() for g in alike]), strict=True):

@@ -50,10 +50,10 @@ def kind_of(name: str) -> Kind:
     return TRAINEES[name]
 
 
-def make_trainee(name: str, settings: Mapping[str, Any], where: str = "model") -> Trainee:
+def make_trainee(name: str, settings: Mapping[str, Any]) -> Trainee:
     """The trainee of that name, its weights made or loaded. Raises RetakeError: no such name, key or weights."""
     kind = kind_of(name)
     make: Callable[..., Trainee] = getattr(import_module(f".{kind.module}", __package__), kind.name)
     hint = get_type_hints(make.__init__)["settings"]  # type: ignore[misc]
     settings_kind = next(each for each in get_args(hint) or (hint,) if each is not type(None))
-    return make(from_table(settings_kind, settings, where))
+    return make(from_table(settings_kind, settings, "model"))

@@ -1,9 +1,9 @@
 """An example <-> the members that it has in a shard.
 
-`source.mp4`, `target.mp4`: H.264, 4:4:4, CRF 4 (43 dB and more in every frame of real footage of 160 x 96 px). `solve.npz`, `edit.npz`: Retake's own
-archives, deflated; positions are rounded to float32 and depth to 11 bits, which halves them. `moved.mp4` and
-`holes.bits` (zlib of `np.packbits` of (F, H, W), row by row): the reprojection, where it was made. `pair.json`: version,
-shape, rate, caption and origin.
+`source.mp4`, `target.mp4`: H.264, 4:4:4, CRF 4 (43 dB and more in every frame of real footage of 160 x 96 px).
+`solve.npz`, `edit.npz`: Retake's own archives, deflated; positions are rounded to float32 and depth to 11 bits, which
+halves them. `moved.mp4` and `holes.bits` (zlib of `np.packbits` of (F, H, W), row by row): the reprojection, where it
+was made. `pair.json`: version, shape, rate, caption and origin.
 """
 
 from __future__ import annotations

@@ -67,7 +67,8 @@ class PairWriter:
     and of use only for making the reprojection. names: of the examples that are there; one that is added is there even
     if this process is killed, and after `secure` even if the power goes. shapes: (frames, height, width) of the first
     in each shard that was there. One writer at a time. Leaving the block ends the last shard; after an error it stays
-    in the making, and the next writer goes on with it. Raises RetakeError (disk full, folder in use), BadFile.
+    in the making, and the next writer goes on with it. Raises RetakeError (disk full, folder in use), BadFile, and
+    OSError where the folder cannot be opened.
     """
 
     def __init__(self, folder: Path, per_shard: int = 64, depth: bool = True) -> None:
@@ -199,7 +200,8 @@ class PairWriter:
         return self.folder / f"shard_{self._number:05d}.part"
 
     def _begin(self) -> IO[bytes]:
-        self._stream = open(self._part, "w+b", buffering=0)  # noqa: SIM115 - held until the shard ends
+        # Never over one that is there: it may be whole, and only could not be given its name.
+        self._stream = open(self._part, "x+b", buffering=0)  # noqa: SIM115 - held until the shard ends
         return self._stream
 
     def _append(self, stream: IO[bytes], data: bytes) -> None:

@@ -21,7 +21,10 @@ class Trainee(Protocol):
     module: nn.Module
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
-        """The mean loss of a batch, to go back through, and figures to log. All chance comes from `generator`."""
+        """The mean loss of a batch, to go back through, and figures to log. All chance comes from `generator`.
+
+        A step's figures are the means over its pieces; where a piece does not tell one, it counts as 0 there.
+        """
         ...
 
     def sample(self, batch: Batch, generator: torch.Generator) -> Tensor:

@@ -54,9 +54,11 @@ class WanSettings:
     """What is common to all that trains on Wan.
 
     base: a model of the catalogue, or a folder in diffusers' layout. parts: a folder of parts to go on from, whose
-    settings then count for the conditioner and the LoRA; None = fresh ones. licence: of what is trained. weights: of
-    the frozen base, in memory. checkpointing: run blocks again going back rather than keep them. prompts: False trains
-    without text, as nobody captioned the data.
+    settings then count for the conditioner, the LoRA and rope_positions; None = fresh ones. licence: of what is
+    trained. rope_positions: see `RetakeWanTransformer`. weights: of the frozen base, in memory.
+    checkpointing: run blocks again going back rather than keep them. prompts: False trains without text, as nobody
+    captioned the data. latents: a folder in which the VAE's work is kept (`latents`); None = encode every time. levels:
+    how noise is drawn.
     """
 
     base: str = "wan2.1-t2v-1.3b"

@@ -143,6 +143,21 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.
     assert report_of(out)["table"]["counting"]["items"] == 2
 
 
+def test_a_run_that_is_stopped_while_it_measures_ends_and_calls_nothing_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = write_examples(tmp_path / "set"), tmp_path / "out"
+
+    def stopped(*_: object) -> None:
+        raise Cancelled
+
+    with monkeypatch.context() as patch:
+        patch.setattr(measuring, "measure", stopped)
+        assert evaluate(folder, out, "copy") == 130
+    assert not (out / "report.json").exists()
+    assert evaluate(folder, out, "copy") == 0
+
+
 def test_an_engine_that_fails_is_counted_and_named_and_the_others_go_on(tmp_path: Path) -> None:
     folder, out = write_examples(tmp_path / "set"), tmp_path / "out"
     assert evaluate(folder, out, "breaking", "copy") == 1

@@ -117,6 +117,9 @@ def test_a_dycheck_camera_with_distortion_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"radial_distortion": [0.1, 0, 0]}))
     with pytest.raises(BadFile, match="distortion"):
         load_only(tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"radial_distortion": ["much"]}))
+    with pytest.raises(BadFile, match="is not a camera"):
+        load_only(tmp_path)
 
 
 # --- RealEstate10K ---
@@ -148,6 +151,14 @@ def test_realestate10k_is_its_own_truth_a_quarter_of_the_clip_later(tmp_path: Pa
     depths = item.pair.solve.tracks.positions[0, :, 2]
     assert len(depths) > 10
     assert abs(float(np.median(depths)) - 4.0) < 0.1
+
+
+def test_a_caption_that_is_no_text_costs_its_item_only(tmp_path: Path) -> None:
+    """Any other error than this one would end the whole evaluation."""
+    write_realestate(tmp_path)
+    (tmp_path / "a1b2.caption").write_bytes(b"a wall\xff")
+    with pytest.raises(BadFile, match=r"a1b2\.caption.*UTF-8"):
+        load_only(tmp_path)
 
 
 def test_a_camera_file_without_its_clip_says_where_to_put_it(tmp_path: Path) -> None:
@@ -266,7 +277,9 @@ def test_a_real_clip_under_its_solve_becomes_an_item(sample_data: Path) -> None:
     np.testing.assert_array_equal(item.pair.source[8:], item.pair.target[:-8])
 
 
-@pytest.mark.parametrize("text", ["shifted:clip.mp4", "shifted:a.mp4:b.npz:soon", "no-such-folder"])
+@pytest.mark.parametrize(
+    "text", ["shifted:clip.mp4", "shifted:a.mp4:b.npz:soon", "shifted:a.mp4:b.npz:--5", "no-such-folder"]
+)
 def test_a_set_that_there_is_not_names_those_that_there_are(text: str) -> None:
     with pytest.raises(RetakeError, match=r"shifted:|sample"):
         open_set(text)

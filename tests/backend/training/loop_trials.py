@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from retake_backend.conditioning.coordinates import TrackPairs
 from retake_backend.training.batches import Batch
-from retake_backend.training.config import Augmentation, Config, Data, Keep, Look, Optimiser, Stage
+from retake_backend.training.config import Augmentation, BatchSettings, Config, Data, Keep, Look, Optimiser, Stage
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -41,10 +41,10 @@ def batch_of(seed, count=2, frames=5, height=16, width=16, tracks=12, moved=Fals
 
 
 class Numbered:
-    """Random examples by number; remembers what was asked for. fail: raised at that piece."""
+    """Random examples by number; remembers what was asked for."""
 
-    def __init__(self, offset=0, fail_at=None):
-        self.offset, self.fail_at, self.asked = offset, fail_at, []
+    def __init__(self, offset=0):
+        self.offset, self.asked = offset, []
 
     def piece(self, number, count):
         self.asked.append(number)
@@ -96,11 +96,9 @@ def config_of(out, steps=12, **changes):
         "optimiser": Optimiser(learning_rate=0.02, warm_up=2, average=0.9),
         "keep": Keep(every=4, last=2),
         "look": Look(metrics=1, every=0),
+        "batch": BatchSettings(size=4, at_once=2),
         **changes,
     }
-    from retake_backend.training.config import BatchSettings
-
-    given.setdefault("batch", BatchSettings(size=4, at_once=2))
     return Config(**given)
 
 

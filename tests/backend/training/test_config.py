@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from retake_backend import cli
 from retake_backend.training import slurm
 from retake_backend.training.config import check_shares, from_table, read_config, ready_configs
 from retake_backend.training.registry import TRAINEES, make_trainee
@@ -59,6 +60,10 @@ def test_the_least_configuration_has_the_papers_values_for_the_rest(tmp_path):
         ('precision = "fp8"\n' + LEAST, r'precision: is "fp8".*fp32, bf16'),
         (LEAST + "[batch]\nsize = 5\nat_once = 2", r'no multiple of "at_once"'),
         (LEAST + "[augmentation]\nnoise = 2.0", r'"noise" is 2.0'),
+        (LEAST + "[augmentation]\nnoise = nan", r"noise: is nan, not a number"),
+        (LEAST + "[optimiser]\nclip = -1.0", r'"clip" is -1.0'),
+        (LEAST + "[picture]\nframes = 0", r'"frames" must be at least 1'),
+        ("seed = -1\n" + LEAST, r'"seed" is -1'),
         (LEAST + "[look]\nevery = 5", r'held-out "data"'),
         (LEAST + LEAST[LEAST.index("[[") :], r"two stages of one name"),
         (LEAST.replace("= 10", "= ="), r"is no TOML"),
@@ -74,6 +79,19 @@ def test_what_is_wrong_is_named(tmp_path, change, words):
 def test_a_file_that_is_not_there_names_the_ready_ones(tmp_path):
     with pytest.raises(BadFile, match=r"does not exist.*edit-by-track.*track2view.*trajectory-attention"):
         read_config(tmp_path / "none.toml")
+
+
+def test_a_folder_called_like_a_ready_configuration_does_not_hide_it_and_a_file_does(tmp_path, monkeypatch, capsys):
+    """What is shown, to copy it, is what would be trained."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "draft").mkdir()
+    assert read_config("draft").trainee == "draft"
+    with pytest.raises(BadFile, match=r"cannot be read.*Name a TOML file"):
+        read_config(tmp_path)
+    (tmp_path / "paper").write_text(LEAST)
+    assert read_config("paper").trainee == "edit-by-track"
+    assert cli.main(["train", "paper", "--show"]) == 0
+    assert capsys.readouterr().out == LEAST
 
 
 @pytest.mark.parametrize("name", ready_configs())
@@ -153,8 +171,6 @@ def test_nodes_and_gpus_that_are_none_are_refused(text):
 
 
 def test_the_command_prints_scripts_and_configurations(capsys):
-    from retake_backend import cli
-
     assert cli.main(["train", "edit-by-track", "--slurm", "2x4"]) == 0
     out = capsys.readouterr().out
     assert bash(out).returncode == 0

@@ -230,6 +230,8 @@ def test_usage_errors_name_the_remedy(tmp_path, capsys):
         ([str(tmp_path), "--apart", "5:1"], "--apart"),
         ([str(tmp_path), "--frames", "2"], "--frames"),
         ([str(tmp_path), "--size", "9x9"], "--size"),
+        ([str(tmp_path), "--fov", "180"], "--fov"),
+        ([str(tmp_path), "--seed", "-1"], "--seed"),
     ):
         assert cli.main(["curate", *arguments, "--out", str(tmp_path / "out")]) == 2
         assert words in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import itertools
 import os
@@ -14,6 +15,7 @@ import tarfile
 import warnings
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -301,6 +303,28 @@ def test_a_full_disk_is_told_and_leaves_whole_examples(tmp_path):
     writer.close()
     found, told = names(tmp_path)
     assert (set(found), told) == (done, [])
+
+
+def test_a_shard_that_could_not_get_its_name_is_not_written_over(tmp_path, monkeypatch):
+    """Whoever goes on with the same writer all the same would lose what lies in it."""
+    replace_file = Path.replace
+
+    def refused(self, target):
+        if str(target).endswith(".tar"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return replace_file(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", refused)
+        writer = PairWriter(tmp_path, per_shard=2)
+        writer.add(make_pair(0, whole=False), "p0")
+        with pytest.raises(RetakeError, match="Permission denied"):
+            writer.add(make_pair(1, whole=False), "p1")
+        with pytest.raises(RetakeError, match="cannot be written"):
+            writer.add(make_pair(2, whole=False), "p2")
+        writer.close()
+    PairWriter(tmp_path).close()
+    assert names(tmp_path) == (["p0", "p1"], [])
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.5, 0.77, 0.97])

@@ -216,3 +216,11 @@ def test_a_shot_that_is_too_short_or_a_configuration_without_one_is_refused(samp
     config.write_text(CONFIG.replace("{shot = true, settings = {count = 6}}", '{generator = "scenes"}'))
     assert cli.main(fit(sample_shot, tmp_path / "out", config)) == 2
     assert "shot = true" in capsys.readouterr().err
+
+
+def test_fits_of_nothing_are_refused(sample_shot, tmp_path, config, capsys):
+    assert cli.main(fit(sample_shot, tmp_path / "out", config, "--steps", "-1")) == 2
+    assert "--steps: is -1." in capsys.readouterr().err
+    config.write_text(CONFIG.replace("count = 6", "count = 0"))
+    assert cli.main(fit(sample_shot, tmp_path / "out", config)) == 2
+    assert '"count" is 0' in capsys.readouterr().err

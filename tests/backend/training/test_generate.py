@@ -8,6 +8,7 @@ import sys
 import time
 
 import numpy as np
+import pytest
 from retake_backend import cli
 from retake_backend.training.dataset import read
 
@@ -45,6 +46,13 @@ def test_examples_of_another_size_or_length_are_not_passed_off_as_those_asked_fo
         assert "another folder" in told
     assert cli.main([*WORDS, "--clips", "2", "--out", str(tmp_path)]) == 0
     assert {pair.source.shape for pair in examples(tmp_path).values()} == {(2, 32, 48, 3)}
+
+
+@pytest.mark.parametrize(("name", "value"), [("--clips", "0"), ("--tracks", "-1"), ("--seed", "-1")])
+def test_what_cannot_be_made_is_refused(tmp_path, capsys, name, value):
+    assert cli.main([*WORDS, "--clips", "1", "--out", str(tmp_path / "out"), name, value]) == 2
+    assert f"{name}: is {value}." in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_pictures_that_are_none_are_named(tmp_path, capsys):

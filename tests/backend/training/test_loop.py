@@ -1,7 +1,6 @@
 """The loop: what it writes, that killed equals never killed, and what it says when something is wrong."""
 
 import errno
-import json
 import math
 import os
 import shutil
@@ -24,22 +23,15 @@ from retake_shared.errors import BadFile, Cancelled, RetakeError
 
 from tests.backend.training.loop_trials import (
     NO_AUGMENTATION,
+    PROCESS,
     Colours,
     Numbered,
     batch_of,
     config_of,
+    lines,
+    quiet,
     result_of,
 )
-
-PROCESS = Path(__file__).parent / "loop_process.py"
-
-
-def quiet(progress):
-    pass
-
-
-def lines(out):
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
 def without_speed(figures):
@@ -182,6 +174,7 @@ def test_samples_are_also_measured_where_the_reprojection_shows_nothing():
     off = (batch.moved - batch.target)[inside]
     assert figures["psnr_holes_moved"] == pytest.approx(-10 * math.log10(float(off.square().mean()) / 4), abs=0.2)
     assert not any("holes" in name for name in sample_figures(batch_of(0), sample))
+    assert sample_figures(batch, batch.target)["psnr_holes"] == 100.0  # JSON has no infinity, which a reader would get
 
 
 def test_a_loss_that_is_no_number_stops_with_words_and_the_last_checkpoint_stays(tmp_path):

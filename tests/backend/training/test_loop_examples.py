@@ -127,6 +127,8 @@ def test_generated_pieces_repeat_and_held_out_ones_are_others():
     [
         (Data(generator="rooms"), 'no generator "rooms".*"scenes"'),
         (Data(generator="scenes", settings={"shadow": True}), 'unknown key "shadow".*Did you mean "shadows"'),
+        (Data(generator="scenes", settings={"scenes": {"things": [3]}}), r"things: is \[3\], not a list of 2"),
+        (Data(generator="scenes", settings={"samples": 0}), "0 rays a pixel"),
         (Data(shot=True), "retake fit"),
     ],
 )
@@ -174,7 +176,7 @@ def test_spans_of_a_longer_example_are_drawn_and_a_shorter_one_is_refused(ball):
     starts = {framed(pair, replace(SMALL, frames=3), seed).target[0].tobytes() for seed in range(20)}
     assert len(starts) == 3
     assert framed(pair, replace(SMALL, width=64, height=48, frames=5)).source is not None
-    with pytest.raises(BadShot, match=r"has 5 frames.*fewer than 6"):
+    with pytest.raises(BadShot, match=r"has 5 frames.*at most 5"):
         framed(pair, replace(SMALL, frames=6))
 
 

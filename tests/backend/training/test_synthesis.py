@@ -317,7 +317,7 @@ def test_cancel_ends_every_process(stand_in: list[str], tmp_path: Path) -> None:
     assert all(blender.process.returncode is not None for blender in blenders._blenders)
 
 
-@pytest.mark.parametrize("named", ["/no/such/blender", "[not json", ""])
+@pytest.mark.parametrize("named", ["/no/such/blender", "[not json", "[]", ""])
 def test_a_missing_blender_is_an_error_with_a_remedy(named: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RETAKE_BLENDER", raising=False)
     monkeypatch.setenv("PATH", "")
@@ -373,7 +373,7 @@ def test_a_folder_with_pairs_of_another_size_is_refused(tmp_path: Path) -> None:
             commands.make(other, lambda: None, lambda *_: None)
 
 
-@pytest.mark.parametrize("change", [{"clips": 0}, {"frames": 1}, {"seed": -1}, {"size": (16, 128)}])
+@pytest.mark.parametrize("change", [{"clips": 0}, {"frames": 1}, {"seed": -1}, {"size": (16, 128)}, {"processes": -1}])
 def test_what_cannot_be_made_is_refused(change: dict[str, object]) -> None:
     asked = commands.Asked(Path("x"), 2, 5, (224, 128), 17, 1, "draft", "", plan.Files())
     with pytest.raises(RetakeError, match="--"):

@@ -120,10 +120,11 @@ def _camera(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArr
         focal, (cx, cy) = float(content["focal_length"]), content["principal_point"]
         K = intrinsics(focal, focal * float(content.get("pixel_aspect_ratio", 1)), cx, cy)
         K[0, 1] = float(content.get("skew", 0))
-        bent = [*content.get("radial_distortion", ()), *content.get("tangential_distortion", ())]
+        bends = [*content.get("radial_distortion", ()), *content.get("tangential_distortion", ())]
+        bent = np.abs(np.array(bends, np.float64)).max(initial=0) > 1e-9
         size = np.array(content["image_size"], np.int64).reshape(2)
     except (KeyError, TypeError, ValueError) as error:
         raise BadFile(f"is not a camera ({error!r}).", str(path), "Copy the sequence again.") from error
-    if any(abs(float(value)) > 1e-9 for value in bent):
+    if bent:
         raise BadFile("has a lens with distortion.", str(path), "Undistort the sequence first.")
     return c2w, K, size

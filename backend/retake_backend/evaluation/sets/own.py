@@ -12,7 +12,7 @@ from retake_shared import archive
 from retake_shared.errors import BadFile
 
 from ...footage import FootageReader
-from ...training import dataset, shards_writer
+from ...training import dataset
 from ...training.pairs import Pair
 from .items import Item, ItemSet
 
@@ -55,13 +55,12 @@ def open_data_set(folder: Path) -> ItemSet | None:
         return None
     if not isinstance(about, dict) or about.get("retake") != "dataset":
         return None
-    count = sum(shard.pairs for shard in shards_writer.index(folder))
     examples = dataset.Examples([folder])
 
     def load(number: int) -> Item:
         return Item(examples.name_and_pair(number)[1])
 
-    return ItemSet(folder.name, tuple(f"{number:06d}" for number in range(count)), load)
+    return ItemSet(folder.name, tuple(f"{number:06d}" for number in range(len(examples))), load)
 
 
 def open_folders(folder: Path) -> ItemSet | None:

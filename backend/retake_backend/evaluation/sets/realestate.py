@@ -48,8 +48,7 @@ def open_folder(folder: Path) -> ItemSet | None:
 
 
 def _item(path: Path) -> Item:
-    caption = path.with_suffix(".caption")
-    words = caption.read_text(encoding="utf-8").strip() if caption.is_file() else ""
+    words = _caption(path.with_suffix(".caption"))
     with FootageReader(_clip(path)) as reader:
         found, _ = formats.read(path, reader.footage)
         solve, _ = fitting.bind(reader.footage, found)
@@ -72,6 +71,14 @@ def with_tracks(video: NDArray[np.uint8], solve: Solve) -> Solve:
     cameras = solve.cameras.resized(width, height)
     tracks, _ = lifting.lift(followed.uv, followed.visible, cameras, solve.depth, followed.confidence)
     return replace(solve, cameras=cameras, tracks=tracks)
+
+
+def _caption(path: Path) -> str:
+    """What a clip's caption file says, "" where there is none. Raises BadFile."""
+    try:
+        return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadFile(f"cannot be read ({error!s:.80}).", str(path), "Write it as UTF-8, or take it away.") from error
 
 
 def _clip(path: Path) -> Path:

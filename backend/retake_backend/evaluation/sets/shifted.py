@@ -25,7 +25,7 @@ LEAST_FRAMES = 5
 def open_named(text: str) -> ItemSet:
     """The set "shifted:FOOTAGE:SOLVE:K": one item. Raises RetakeError."""
     parts = text.removeprefix("shifted:").rsplit(":", 2)
-    if len(parts) != 3 or not parts[2].lstrip("-").isdecimal():
+    if len(parts) != 3 or not parts[2].removeprefix("-").isdecimal():
         raise RetakeError("is not shifted:FOOTAGE:SOLVE:K.", text, "For example shifted:clip.mp4:clip.solve.npz:8.")
     footage, solve_path, shift = Path(parts[0]), Path(parts[1]), int(parts[2])
 

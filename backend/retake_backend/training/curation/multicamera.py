@@ -24,10 +24,11 @@ from retake_shared.shot import Cameras, Edit, Footage, Solve, Tracks
 from ...engines.base import Report
 from ...solve import points
 from ...solve.stages import PointTracks
+from ..framed import scaled_size
 from ..moved import with_moved
 from ..pairs import Pair
 from .clips import Dropped, Made, alike
-from .stretches import SUFFIXES, Settings, scaled_size
+from .stretches import SUFFIXES, Settings
 
 Array = NDArray[np.float64]
 
@@ -77,7 +78,7 @@ def couples(scene: Scene, seed: int) -> list[tuple[str, str]]:
 def cameras(scene: Scene, name: str, footage: Footage, size: tuple[int, int], chosen: range, fov: float) -> Cameras:
     """One camera over the chosen frames of its video, of the pictures of `size` that `stretches.pictures` gives.
 
-    fov: degrees across the whole width of the video. Raises BadFile.
+    fov: degrees across the whole width of the video. Raises BadFile, and Dropped where poses are too few.
     """
     solve, _ = recammaster.read(scene.cameras, footage, Hints(fov, (footage.width, footage.height), name))
     whole = solve.cameras

@@ -14,6 +14,7 @@ from ...engines.base import Progress, Report
 from ...footage import FootageReader
 from ...solve import footing
 from ...solve.stages import LONGER_SIDE
+from ..framed import scaled_size
 
 SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".webm"})
 _LOOK = 160
@@ -47,6 +48,10 @@ class Settings:
             raise BadShot(f"is {self.apart[0]:g}:{self.apart[1]:g} s.", "--apart", "Use seconds such as 1:5.")
         if not self.fps > 0:
             raise BadShot(f"is {self.fps:g}.", "--fps", "Use a rate such as 16.")
+        if self.fov is not None and not 0 < self.fov < 175:  # the solver's bounds: every stretch would fail by them
+            raise BadShot(f"is {self.fov:g} degrees.", "--fov", "Give the horizontal field of view, as in 60.")
+        if self.seed < 0:
+            raise BadShot(f"is {self.seed}.", "--seed", "Use 0 or more.")
 
     def step(self, fps: float) -> int:
         """Every how many-th frame of video of that rate is taken."""
@@ -111,12 +116,6 @@ def solve_size(footage: tuple[int, int], size: tuple[int, int]) -> tuple[int, in
         return None
     factor = max(1.0, min(2.0, largest, LONGER_SIDE / max(size)))
     return round(size[0] * factor), round(size[1] * factor)
-
-
-def scaled_size(footage: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-    """(width, height) px of the whole picture of which `pictures` cuts out the middle, `size`."""
-    scale = max(size[0] / footage[0], size[1] / footage[1])
-    return max(size[0], round(footage[0] * scale)), max(size[1], round(footage[1] * scale))
 
 
 def field_of_view(fov: float | None, footage: tuple[int, int], size: tuple[int, int]) -> float | None:

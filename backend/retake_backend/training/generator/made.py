@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from retake_shared.errors import BadShot
 from retake_shared.shot import Cameras, Edit, Solve, Tracks
 from torch import Tensor
 
@@ -29,6 +30,13 @@ class GeneratorSettings:
     samples: int = 2
     shadows: bool = True
     error: float = 0.8
+
+    def __post_init__(self) -> None:
+        if self.tracks < 0 or self.samples < 1:
+            raise BadShot(
+                f"{self.tracks} tracks of pictures by {self.samples} rays a pixel cannot be made.",
+                "generator", "Use 0 tracks or more, 1 ray or more.",
+            )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -56,11 +56,12 @@ class SceneSettings:
 class Scenes:
     """B scenes of P = 1 + K primitives over F frames, in two views.
 
-    The kinds of the K things take turns (`kind_of`), so that all scenes of a batch are cast together. shape: (B, 2, F, P, 4, 4) unit shape -> world. bend: (B, 2, F, P), of sheets. there:
-    (B, 2, P) bool, False where a scene has fewer things or the edit removes one. c2w: (B, 2, F, 4, 4); lens:
-    (B, 3, 3) px, pixel centres at .5. textures: (B, 6 + K, 4, S, S) in [0, 1], RGBA, first those of the room's faces. tiles:
-    (B, 6 + K), how often a texture repeats across its surface. lamp: (B, 3), a point light. ambient: (B,), its share.
-    when: (B, P, F), the source frame whose motion each thing shows in the target.
+    The kinds of the K things take turns (`kind_of`), so that all scenes of a batch are cast together. shape:
+    (B, 2, F, P, 4, 4) unit shape -> world. bend: (B, 2, F, P), of sheets. there: (B, 2, P) bool, False where a scene
+    has fewer things or the edit removes one. c2w: (B, 2, F, 4, 4); lens: (B, 3, 3) px, pixel centres at .5. textures:
+    (B, 6 + K, 4, S, S) in [0, 1], RGBA, first those of the room's faces. tiles: (B, 6 + K), how often a texture repeats
+    across its surface. lamp: (B, 3), a point light. ambient: (B,), share of the light that comes from all sides. when:
+    (B, P, F), the source frame whose motion each thing shows in the target.
     """
 
     shape: Tensor

@@ -54,7 +54,10 @@ class Asked:
 
     def check(self) -> None:
         """Raise RetakeError when it cannot be made."""
-        for name, value, least in (("--clips", self.clips, 1), ("--frames", self.frames, 2), ("--seed", self.seed, 0)):
+        for name, value, least in (
+            ("--clips", self.clips, 1), ("--frames", self.frames, 2), ("--seed", self.seed, 0),
+            ("--processes", self.processes, 1),
+        ):  # fmt: skip
             if value < least:
                 raise RetakeError(f"is {value}.", name, f"Use {least} or more.")
         if min(self.size) < 32:

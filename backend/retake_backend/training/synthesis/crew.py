@@ -41,6 +41,8 @@ def find_blender(named: str = "") -> list[str]:
             command = [str(word) for word in json.loads(words)]
         except ValueError as error:
             raise RetakeError(f"is not a JSON list of words: {words:.80}", "--blender", _REMEDY) from error
+        if not command:
+            raise RetakeError("is an empty list of words.", "--blender", _REMEDY)
     program = shutil.which(command[0])
     if program is None:
         raise RetakeError("there is no such program.", command[0], _REMEDY)

@@ -8,6 +8,8 @@ import numpy as np
 from retake_shared import camera_moves, geometry
 from retake_shared.shot import Cameras
 
+from .plan import FPS
+
 SENSOR = 36.0
 """mm across the picture."""
 _UP = (0.0, 0.0, 1.0)
@@ -34,7 +36,7 @@ def draw(seed: int, view: int, attempt: int, frames: int, width: int, height: in
     eye[2] = max(eye[2], _LOWEST)
     c2w = np.repeat(geometry.look_at(eye, centre, (0, 0, -1))[None], frames, 0)
     K = geometry.intrinsics(np.full(frames, focal), focal, width / 2, height / 2)
-    moved = _moved(rng, Cameras(c2w, K, width, height), centre, away, (frames - 1) / 16)
+    moved = _moved(rng, Cameras(c2w, K, width, height), centre, away, (frames - 1) / FPS)
     above = np.maximum(moved.c2w[:, 2, 3], _LOWEST)
     c2w = moved.c2w.copy()
     c2w[:, 2, 3] = above
@@ -71,7 +73,7 @@ def _moved(rng: np.random.Generator, cameras: Cameras, centre: np.ndarray, away:
 
 def _by_hand(rng: np.random.Generator, cameras: Cameras) -> Cameras:
     """A slow sway of a few millimetres and tenths of a degree."""
-    seconds = np.arange(len(cameras))[:, None, None] / 16
+    seconds = np.arange(len(cameras))[:, None, None] / FPS
     waves = np.sin(2 * np.pi * rng.uniform(0.3, 1.8, (3, 6)) * seconds + rng.uniform(0, 2 * np.pi, (3, 6))).sum(1)
     c2w = cameras.c2w.copy()
     c2w[:, :3, :3] = c2w[:, :3, :3] @ geometry.rotation_from_vector(waves[:, :3] * np.radians(0.25))

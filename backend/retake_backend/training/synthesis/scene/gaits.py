@@ -139,7 +139,6 @@ class Walk:
     def __init__(self, body: Body, motion: Motion, middle: float) -> None:
         """middle: seconds into the clip at which the person is at motion.at and looks along motion.heading."""
         self.body, self.motion, self.middle = body, motion, middle
-        self.rng_seed = motion.seed
         rng = np.random.default_rng([motion.seed, 4])
         self.gait = _gait(motion.action, rng, body)
         self.start = rng.uniform(0, 1)
