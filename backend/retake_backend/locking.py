@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import sys
+
+_TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 
 
 def lock(descriptor: int) -> bool:
-    """Take the lock of an open file, if nobody has it; the system frees it when this process ends, however it ends."""
+    """Take the lock of an open file, if nobody has it; the system frees it when this process ends, however it ends.
+
+    On a disk that knows no locks (some network shares) nobody ever has one.
+    """
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -16,6 +22,6 @@ def lock(descriptor: int) -> bool:
             import fcntl
 
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno not in _TAKEN
     return True

@@ -21,6 +21,7 @@ import torch
 from retake_shared.errors import BadFile, Cancelled, RetakeError
 from torch import Tensor
 
+from .. import locking
 from ..engines.base import Progress, Report
 from . import checkpoints
 from .augment import augmented
@@ -60,12 +61,14 @@ def train(
     stages: where each of config.stage takes its examples from. held_out: the examples of the samples. report: called
     every step, by every process; where it raises Cancelled in one, a checkpoint is left and Cancelled passes in all.
     note: what the user should know.
-    Raises TrainingFailed, BadFile (a checkpoint of another training), RetakeError (no room for the last checkpoint).
+    Raises TrainingFailed, BadFile (a checkpoint of another training), RetakeError (no room for the last checkpoint,
+    another training that writes to config.out).
     """
     processes = processes or Processes(config.device, config.precision)
-    run = _Run.begun(config, trainee, processes, note)
     steps = config.steps
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_alone(config.out, processes))
+        run = _Run.begun(config, trainee, processes, note)
         log = stack.enter_context(Log(config.out, run.step)) if processes.first else None
         feed = stack.enter_context(run.feed(stages))
         clock, left_out = _Clock(config.batch.size), 0
@@ -321,6 +324,23 @@ class _Run:
             str(self.config.out),
             f'{before}. Lower optimiser.learning_rate, raise warm_up, or train with precision = "fp32".',
         )
+
+
+@contextlib.contextmanager
+def _alone(out: Path, processes: Processes) -> Iterator[None]:
+    """No other training writes to the folder meanwhile: each would take away the other's checkpoints. Where it cannot
+    be written to, the first checkpoint will say so. Raises RetakeError, in all processes."""
+    with contextlib.ExitStack() as stack:
+        taken = False
+        if processes.first:
+            with contextlib.suppress(OSError):
+                out.mkdir(parents=True, exist_ok=True)
+                taken = not locking.lock(stack.enter_context(open(out / ".training", "ab")).fileno())
+        if processes.any(taken):
+            raise RetakeError(
+                "another training writes there.", str(out), "Wait for its end, or name another folder for `out`."
+            )
+        yield
 
 
 def generator_of(seed: int, piece: int) -> torch.Generator:

@@ -270,6 +270,20 @@ def test_a_disk_that_is_full_at_the_beginning_costs_only_the_figures_until_there
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4, 5, 6, 9, 10, 11, 12]
 
 
+def test_two_trainings_do_not_take_away_each_others_checkpoints(tmp_path):
+    told = []
+
+    def start_another(progress):
+        if progress.done == 5:
+            with pytest.raises(RetakeError, match="another training") as refused:
+                train(config_of(tmp_path), Colours(), [Numbered()], quiet)
+            told.append(refused.value.remedy)
+
+    train(config_of(tmp_path), Colours(), [Numbered()], start_another)
+    assert told == ["Wait for its end, or name another folder for `out`."]
+    train(config_of(tmp_path), Colours(), [Numbered()], quiet)  # the lock ends with the training
+
+
 def test_a_damaged_checkpoint_is_named_with_what_to_do(tmp_path):
     train(config_of(tmp_path), Colours(), [Numbered()], quiet)
     path = checkpoints.found(tmp_path)[-1] / "moments.safetensors"

@@ -135,7 +135,7 @@ class _Work:
             verdict, facts = why.reason, {"detail": why.detail}
         except Cancelled:
             raise
-        except (RetakeError, ArithmeticError, LookupError, ValueError, cv2.error) as error:
+        except (RetakeError, ArithmeticError, LookupError, ValueError, RuntimeError, cv2.error) as error:
             # One clip in a thousand must not end a night's work; it is counted, and told in full.
             verdict, facts = "failed", {"detail": f"{type(error).__name__}: {error}"}
             self.line.say(traceback.format_exc().rstrip())

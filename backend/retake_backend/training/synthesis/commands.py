@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from retake_shared.errors import BadFile, RetakeError
+from retake_shared.errors import BadFile, BadShot, RetakeError
 
 from ...footage import sha256
 from ...progress_line import ChangingLine
@@ -167,9 +167,14 @@ def make(asked: Asked, check: Callable[[], None], tell: Tell, silence: float = 9
                 made.skipped.append(f"{scene.name}: {error}")
             else:
                 for source, target, _ in left[outcome.seed]:
-                    pair = with_moved(make_pair(scene, shots, source, target, origin))
-                    writer.add(pair, scene.pair_name(source, target))
-                made.pairs += len(left[outcome.seed])
+                    name = scene.pair_name(source, target)
+                    try:
+                        pair = with_moved(make_pair(scene, shots, source, target, origin))
+                    except BadShot as error:  # a camera that sees nothing of it: the others are as good
+                        made.skipped.append(f"{name}: {error}")
+                        continue
+                    writer.add(pair, name)
+                    made.pairs += 1
                 tell(made.there + made.pairs, asked.clips, f"{scene.name} done")
             shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):  # not there, or holding unfinished scenes that another run asked for
