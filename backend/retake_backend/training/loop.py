@@ -65,6 +65,7 @@ def train(
     another training that writes to config.out).
     """
     processes = processes or Processes(config.device, config.precision)
+    check_shares(config, processes.count)
     steps = config.steps
     with contextlib.ExitStack() as stack:
         stack.enter_context(_alone(config.out, processes))
@@ -121,7 +122,6 @@ class _Run:
     def begun(cls, config: Config, trainee: Trainee, processes: Processes, note: Callable[[str], None]) -> _Run:
         """At step 0, or as the last checkpoint says."""
         trainee.module.to(processes.device)
-        check_shares(config, processes.count)
         if config.precision == "fp32" and any(p.dtype == torch.bfloat16 for p in trainee.module.parameters()):
             raise RetakeError(
                 'is "fp32", and the model has weights in bf16.',
