@@ -1,6 +1,8 @@
-"""What the libraries of a process read from its environment, to be set before they load."""
+"""What the libraries of a process, and the processes that they start, find in it; to be set before they load."""
 
 from __future__ import annotations
+
+import os
 
 NO_TELEMETRY = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -23,3 +25,15 @@ RENDERING = {
     "OMP_WAIT_POLICY": "passive",
 }
 """For every process that renders: the broker's worker and `retake render`."""
+
+
+def own_stdin() -> int:
+    """A descriptor of what stdin was; stdin itself is empty from now on.
+
+    For a process that is told things over a pipe: a program that it starts would read them too. And on Windows a
+    library that looks at stdin as it loads (numpy's and scipy's OpenBLAS) hangs while a thread waits to read there.
+    """
+    commands, nothing = os.dup(0), os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return commands

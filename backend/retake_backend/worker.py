@@ -31,7 +31,7 @@ from retake_shared import archive, protocol
 from retake_shared.errors import BadFile, BadShot, Cancelled, RetakeError
 from retake_shared.shot import Edit, RenderSettings, Solve, Take
 
-from . import device, engines
+from . import device, engines, environment
 from .broker.assets import AssetStore
 from .engines.base import Progress, RenderedFrame, RenderRequest
 from .footage import FootageReader, encode_png, read_image
@@ -178,8 +178,9 @@ class _Job:
             self._tell("cancelled")
         except RetakeError as error:
             told = {key: self._readable(getattr(error, key)) for key in ("what", "where", "remedy")}
-            self._tell("failed", error=told)
-            if getattr(error, "ends_process", False):
+            ends = getattr(error, "ends_process", False)
+            self._tell("failed", error=told, ends=ends)
+            if ends:
                 os._exit(1)  # nothing more can be done in this process: the broker starts a fresh one
         else:
             self._tell("done")
@@ -317,8 +318,9 @@ def main() -> None:
     # Libraries print to stdout as they like: they get stderr, and the broker's channel a descriptor of its own.
     output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    commands = os.fdopen(environment.own_stdin(), "rb")
     try:
-        Worker(AssetStore(arguments.assets), had, sys.stdin.buffer, output).run()
+        Worker(AssetStore(arguments.assets), had, commands, output).run()
     except Exception:
         traceback.print_exc(file=sys.stderr)
         sys.stderr.flush()

@@ -381,6 +381,8 @@ class Client:
         try:
             with part.open("xb") as file:
                 size = wire.pull_asset(self._data, file, sha256, progress, self.timeout + 10)
+                file.flush()
+                os.fsync(file.fileno())  # once released, the broker's copy may go
             os.replace(part, into)
         except OSError as error:
             raise BadFile(
@@ -438,8 +440,7 @@ def start_or_find(home: Path, command: Sequence[str], timeout: float = 30.0) -> 
         with contextlib.suppress(BackendGone):
             return Client(running)
 
-    log, process = _start(home, command)
-    before = log.stat().st_size
+    log, before, process = _start(home, command)
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         running = _running(file)
@@ -464,12 +465,15 @@ def _running(file: Path) -> Connection | None:
     return found if found.alive() else None
 
 
-def _start(home: Path, command: Sequence[str]) -> tuple[Path, subprocess.Popen[bytes]]:
+def _start(home: Path, command: Sequence[str]) -> tuple[Path, int, subprocess.Popen[bytes]]:
+    """The log, how long it was before, and the process."""
     log = home / LOG_NAME
+    _started[:] = [earlier for earlier in _started if earlier.poll() is None]
     try:
         home.mkdir(parents=True, exist_ok=True)
         full = log.exists() and log.stat().st_size > _LOG_LIMIT
         with log.open("wb" if full else "ab") as output:
+            before = output.tell()
             detached: dict[str, Any] = (
                 {"creationflags": 0x00000200 | 0x08000000}  # a process group of its own, no console window
                 if sys.platform == "win32"
@@ -482,7 +486,7 @@ def _start(home: Path, command: Sequence[str]) -> tuple[Path, subprocess.Popen[b
         where = str(error.filename or home)
         raise StartFailed(f"the backend cannot be started ({error.strerror}).", where, "Check the path.") from None
     _started.append(process)
-    return log, process
+    return log, before, process
 
 
 def _tail(log: Path, start: int, lines: int = 12) -> str:

@@ -13,12 +13,14 @@ import os
 import secrets
 import subprocess
 import sys
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .errors import BadFile
 
 FILE_NAME = "connection.json"
+_TRIES = 10
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,22 @@ def write(connection: Connection, home: Path) -> Path:
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump(asdict(connection), file, indent=1)
-        os.replace(part, path)
+        _replace(part, path)
     except OSError:
         part.unlink(missing_ok=True)
         raise
     return path
+
+
+def _replace(part: Path, path: Path) -> None:
+    for left in reversed(range(_TRIES)):
+        try:
+            os.replace(part, path)
+            return
+        except PermissionError:  # Windows replaces no file that a client is just reading
+            if not left:
+                raise
+            time.sleep(0.02)
 
 
 def read(path: Path) -> Connection:
@@ -105,7 +118,11 @@ def process_started(pid: int) -> str:
         except OSError:
             return ""
         return "" if fields[0] in "ZX" else fields[19]
-    told = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    # It tells in the words and the time zone of who asks, which may be others than the backend's.
+    same = {**os.environ, "LC_ALL": "C", "TZ": "UTC"}
+    told = subprocess.run(
+        ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, env=same, check=False
+    )
     return told.stdout.strip()
 
 

@@ -257,7 +257,8 @@ def push_asset(link: Link, file: IO[bytes], sha256: str, nbytes: int, moved: Mov
         while sent < nbytes and len(waiting) < WINDOW:
             chunk = file.read(min(CHUNK_BYTES, nbytes - sent))
             if not chunk:
-                raise Refused("wrong_hash", "the file became shorter while it was sent.", getattr(file, "name", ""))
+                what, name = "the file became shorter while it was sent.", str(getattr(file, "name", ""))
+                raise Refused("wrong_hash", what, name, "Try again once it is written.")
             waiting.append((link.send("chunk", {"upload": upload, "offset": sent}, (chunk,)), sent + len(chunk)))
             sent += len(chunk)
         request, reached = waiting.popleft()
@@ -282,7 +283,7 @@ def pull_asset(link: Link, file: IO[bytes], sha256: str, moved: Moved | None, ti
         total, first = protocol.whole(piece.fields, "total"), False
         data = memoryview(piece.buffers[0]) if piece.buffers else memoryview(b"")
         if piece.fields.get("offset") != done or len(data) != min(CHUNK_BYTES, total - done):
-            raise Refused("malformed", "a piece of an asset is out of place.", sha256)
+            raise Refused("malformed", "a piece of an asset is out of place.", sha256, "Fetch it again.")
         digest.update(data)
         file.write(data)
         done += len(data)

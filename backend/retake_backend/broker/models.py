@@ -120,7 +120,8 @@ class Models:
         """Ask for a task: kind is pull, verify or remove. Returns the model. Raises Refused (no_model, busy)."""
         self.describe(name)
         pending = [order.kind for order in self._asked if order.model == name]
-        pending += [self._task.order.kind] if self._task and self._task.order.model == name else []
+        if self._task and self._task.order.model == name and not self._task.stopping:
+            pending.append(self._task.order.kind)
         if pending and kind not in pending:
             raise Refused("busy", f"{pending[0]} is under way.", name, "Wait for its end, or stop it.")
         if not pending:
@@ -307,6 +308,11 @@ class _Task:
         self._told = now if due else self._told
         return due
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it was asked to end: what is asked for now needs a task of its own."""
+        return self._kill_at is not None
+
     def ask_to_stop(self) -> None:
         """Ask it to end soon."""
         if self._kill_at is None:
@@ -323,13 +329,15 @@ class _Task:
 
     def end(self) -> dict[str, str] | None:
         """Wait for its end, at most a moment; {what, where, remedy} if it failed."""
-        stopped = self._kill_at is not None
+        stopped = self.stopping
         self.ask_to_stop()
         try:
-            code = self._process.wait(3)
+            self._process.wait(3)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            code = self._process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in the system, such as on a network disk
+                self._process.wait(3)
+        code = self._process.returncode
         self._readers[1].join(0.5)
         kind = self._last.get("kind")
         if kind == "failed":

@@ -84,17 +84,20 @@ class JobStore:
         return self.entry(job)
 
     def recover(self) -> None:
-        """After a broker's end: queue again what ran, finish what was being cancelled, forget what is old."""
+        """After a broker's end: queue again what ran, finish what was being cancelled, forget what ended long ago."""
         with self._transaction():
             for row in self._db.execute("SELECT job, attempt, cancelling FROM jobs WHERE state = 'running'").fetchall():
                 if row["cancelling"]:
                     self._set(row["job"], "cancelled", {})
                 else:
                     self._set(row["job"], "queued", {"attempt": row["attempt"], "why": "the backend was restarted"})
-            old = (time.time() - _KEPT_SECONDS,)
-            aged = "state IN ('done', 'failed', 'cancelled') AND created < ?"
-            self._db.execute(f"DELETE FROM events WHERE job IN (SELECT job FROM jobs WHERE {aged})", old)
-            self._db.execute(f"DELETE FROM jobs WHERE {aged}", old)
+            # Its last event is its end: one that waited for long may have ended a moment ago.
+            self._db.execute(
+                "DELETE FROM jobs WHERE state IN ('done', 'failed', 'cancelled') "
+                "AND sequence IN (SELECT sequence FROM events WHERE time < ?)",
+                (time.time() - _KEPT_SECONDS,),
+            )
+            self._db.execute("DELETE FROM events WHERE job NOT IN (SELECT job FROM jobs)")
 
     def begin_next(self) -> Assignment | None:
         """Begin the oldest queued job: it is running, under a new attempt number. None when nothing is queued."""
@@ -231,6 +234,9 @@ class JobStore:
         place = str(self._place)
         if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
             return Refused("disk_full", "the backend's disk is full.", place, "Free some space there.")
+        if error.sqlite_errorcode in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+            remedy = "Move it away: the backend begins a new one, without the jobs in it."
+            return Refused("storage", f"the file of the jobs is damaged ({error}).", place, remedy)
         return Refused("storage", f"the jobs cannot be stored ({error}).", place, "Check the folder and the disk.")
 
 

@@ -3,8 +3,8 @@
 Line protocol, one JSON object a line. To the worker: {"kind": "run", job, attempt, footage, solve, edit, name, settings,
 first_frame?}, {"kind": "cancel", job}, {"kind": "free"} and {"kind": "engines"}; the end of its stdin ends it. From it:
 ready {engines, device}, engines {engines}, freed; and with job and attempt: progress {stage, done, total}, picture
-{jpeg: base64}, alive {working}, frame {frame}, done, failed {error}, cancelled. What carries another attempt than the
-current one is stale and dropped.
+{jpeg: base64}, alive {working}, frame {frame}, done, failed {error, ends}, cancelled. What carries another attempt than
+the current one is stale and dropped; `ends` says that the process ends with this job.
 
 **When a worker is taken for hung.** A step may take a second or, on a CPU, an hour, and loading 11 GB says nothing for
 minutes, so that silence alone proves little. While it has a job, a worker therefore says `alive` every second, from a
@@ -47,6 +47,7 @@ _STARTUP_SECONDS = 180.0
 _LONGEST_LINE = 1024 * 1024
 _RETRY_SECONDS = 1.0
 _FREE_SECONDS = 30.0
+_END_SECONDS = 5.0
 _KILLED = -9
 _SMALLER = "Choose a smaller size or fewer frames, or send us the backend's log."
 _LESS_MEMORY = (
@@ -114,7 +115,10 @@ class _Worker:
         """Kill it if it lives, and return its last words."""
         with contextlib.suppress(OSError):
             self.process.kill()
-        code = self.process.wait()
+        # One that is stuck in the system (a driver, a network disk) ends when that lets go: nobody waits for it.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(_END_SECONDS)
+        code = self.process.returncode
         self._readers[1].join(0.5)
         assert self.process.stdin is not None
         with contextlib.suppress(OSError):
@@ -292,6 +296,8 @@ class Supervisor:
             elif kind in ("done", "failed", "cancelled"):
                 self._store.finish(job, kind, line.get("error", {}))
                 self._unassign(worker)
+                if line.get("ends"):  # else the next job would begin in it, and be counted as what killed it
+                    self._bury("the worker ended")
 
     def _take_engines(self, engines: list[dict[str, Any]], device: str) -> None:
         if (engines, device) != (self.engines, self.device):
@@ -378,7 +384,7 @@ class Supervisor:
 
     def _assign(self) -> None:
         worker = self._worker
-        if worker and worker.ready and worker.assignment is None and not self.paused:
+        if worker and worker.ready and worker.assignment is None and not (self.paused or self.freeing):
             worker.assignment = self._store.begin_next()
             if worker.assignment:
                 worker.hear(time.monotonic())

@@ -71,7 +71,11 @@ class TransferThread(threading.Thread):
                 order = self._orders.recv()
                 if not order:
                     break
-                self._cache_full = self._assets.prune(self._cache_limit, set(json.loads(order))) > self._cache_limit
+                try:
+                    left = self._assets.prune(self._cache_limit, set(json.loads(order)))
+                    self._cache_full = left > self._cache_limit
+                except OSError as error:  # a folder that cannot be read now must not end the thread
+                    print(f"broker: {storage_error(error, self._assets.root)}", file=sys.stderr, flush=True)
             if self._socket in ready:
                 with contextlib.suppress(zmq.Again):
                     self._serve(*wire.receive(self._socket))

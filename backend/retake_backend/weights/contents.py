@@ -31,6 +31,8 @@ _BITS = {"F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16"
 def wanted(model: Model, file: str) -> str:
     """The name in the store of a file of a model's repository or folder, "" when the model does not need it."""
     folder, _, base = file.rpartition("/")
+    if "\\" in base or ":" in base:  # Windows reads them as folders and drives
+        return ""
     if model.kind == "own":
         return file if file in FILES else ""
     if not folder and "" in model.components:
@@ -103,8 +105,8 @@ def check_safetensors(path: Path) -> None:
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)
             tensors = [(key, *_extent(entry)) for key, entry in header.items()]
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise BadFile(f"has no safetensors header ({error!r}).", str(path), again) from error
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise BadFile(f"has no safetensors header ({error!r:.200}).", str(path), again) from error
     end = 0
     for key, first, last in sorted(tensors, key=lambda tensor: tensor[1:]):
         if first != end:
@@ -178,7 +180,7 @@ def _check_pipeline(model: Model, files: Mapping[str, Path], where: Path, sizes:
         if f"{folder}/config.json" not in here:
             raise BadFile("is missing.", str(where / folder / "config.json"), another)
         config = read_json(files[f"{folder}/config.json"])
-        found = config.get("_class_name") or next(iter(config.get("architectures") or ()), None)
+        found = config.get("_class_name") or _architecture(config)
         if found != kind:
             raise BadFile(f"is of the kind {found!r:.60} and no {kind}.", str(files[f"{folder}/config.json"]), another)
         for key, value in model.expects.get(folder, {}).items() if sizes else ():
@@ -195,7 +197,7 @@ def _check_single(model: Model, files: Mapping[str, Path], where: Path, sizes: b
         if name not in files:
             raise BadFile("is missing.", str(where / name), another)
     config = read_json(files["config.json"])
-    found = next(iter(config.get("architectures") or ()), None)
+    found = _architecture(config)
     if found != model.components[""]:
         raise BadFile(
             f"is of the kind {found!r:.60} and no {model.components['']}.", str(files["config.json"]), another
@@ -204,6 +206,12 @@ def _check_single(model: Model, files: Mapping[str, Path], where: Path, sizes: b
         if key in config and config[key] != value:
             what = f"has {key} {config[key]!r:.20} where {model.label} has {value!r}."
             raise BadFile(what, str(files["config.json"]), another)
+
+
+def _architecture(config: Mapping[str, Any]) -> Any:
+    """The class that a configuration of transformers names first, None for none."""
+    named = config.get("architectures")
+    return named[0] if isinstance(named, list) and named else None
 
 
 def _check_own(model: Model, files: Mapping[str, Path], where: Path) -> None:

@@ -168,7 +168,7 @@ class WeightStore:
                 # Renamed first: should this be interrupted, half a model does not stand under its name.
                 doomed = self.folder / INCOMING / f"{name}.removed"
                 doomed.parent.mkdir(exist_ok=True)
-                shutil.rmtree(doomed, ignore_errors=True)
+                _clear(doomed)
                 os.replace(folder, doomed)
                 shutil.rmtree(doomed)
         return freed
@@ -179,7 +179,7 @@ class WeightStore:
         here = folder_size(folder, without=PLAN)
         try:
             return here, int(json.loads((folder / PLAN).read_text("utf-8"))["total"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return here, model.nbytes
 
 
@@ -248,7 +248,7 @@ def read_manifest(folder: Path, name: str) -> Manifest:
         return Manifest(files, **text, random=written["random"] is True, borrowed=borrowed)
     except FileNotFoundError:
         raise BadFile("is missing.", str(path), _install_again(name)) from None
-    except (OSError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+    except (OSError, KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         raise BadFile(f"is no description of {name} ({error}).", str(path), _install_again(name)) from error
 
 
@@ -275,14 +275,28 @@ def further(report: Report, done: int, total: int, stage: str) -> Callable[[int]
 
 
 def put_in_place(store: WeightStore, name: str, whole: Path) -> None:
-    """Give a whole model in `.incoming`, its manifest written, its place; another there is replaced."""
+    """Give a whole model in `.incoming`, its manifest written, its place; another there is replaced, and stays when
+    that fails."""
     place = store.folder / name
     before = store.folder / INCOMING / f"{name}.removed"
-    shutil.rmtree(before, ignore_errors=True)
-    if place.exists():
-        os.replace(place, before)
-    os.replace(whole, place)
-    shutil.rmtree(before, ignore_errors=True)
+    _clear(before)
+    there = os.path.lexists(place)
+    try:
+        if there:
+            os.replace(place, before)
+        os.replace(whole, place)
+    except BaseException:
+        if there and not os.path.lexists(place):
+            os.replace(before, place)
+        raise
+    _clear(before)
+
+
+def _clear(folder: Path) -> None:
+    """Delete a folder, or the link in its place: what that points to is the user's own."""
+    if folder.is_symlink():
+        folder.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def missing_weights(entries: Iterable[Entry]) -> MissingWeights:
@@ -335,7 +349,7 @@ def _inside(file: Any) -> str:
     """A file's name that stays inside the model's folder. Raises ValueError."""
     if not isinstance(file, str) or not file or file.startswith("/") or "\\" in file or ":" in file:
         raise ValueError(f"{file!r:.60} is no file of a model")
-    if ".." in file.split("/"):
+    if ".." in file.split("/") or not file.isprintable():
         raise ValueError(f"{file!r:.60} is no file of a model")
     return file
 

@@ -27,6 +27,7 @@ from typing import Any
 
 from retake_shared.errors import BadFile, Cancelled, RetakeError
 
+from ..environment import own_stdin
 from .store import WeightStore
 
 _EVERY = 0.2  # seconds between two lines of progress
@@ -40,7 +41,7 @@ class _Stop:
         self._asked = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._hear)
-        threading.Thread(target=self._watch, daemon=True).start()
+        threading.Thread(target=self._watch, args=(own_stdin(),), daemon=True).start()
 
     def check(self) -> None:
         if self._asked.is_set():
@@ -52,8 +53,8 @@ class _Stop:
         if not already:
             raise Cancelled  # out of a read of the network that waits
 
-    def _watch(self) -> None:
-        while os.read(sys.stdin.fileno(), 1 << 12):
+    def _watch(self, stdin: int) -> None:
+        while os.read(stdin, 1 << 12):
             pass
         if hasattr(signal, "pthread_kill"):
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
@@ -92,8 +93,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _tell({"kind": "failed", "what": error.what, "where": error.where, "remedy": error.remedy})
         return 1
     except OSError as error:
-        what = f"{error.strerror or error}."
-        _tell({"kind": "failed", "what": what, "where": str(error.filename or arguments.name), "remedy": ""})
+        what, where = f"{error.strerror or error}.", str(error.filename or arguments.name)
+        _tell(
+            {"kind": "failed", "what": what, "where": where, "remedy": "Check the folder and its disk, and try again."}
+        )
         return 1
     _tell({"kind": "done"})
     return 0

@@ -283,7 +283,28 @@ def test_the_connection_file_is_private(start_backend):
     assert (backend.home / connection.FILE_NAME).stat().st_mode & 0o777 == 0o600
 
 
+def test_a_connection_file_that_is_just_read_is_replaced_a_moment_later(start_backend, monkeypatch):
+    """As on Windows, where clients look for it while the backend starts."""
+    backend = start_backend()
+    found = connection.read(backend.home / connection.FILE_NAME)
+    replace, refusals = os.replace, [PermissionError(13, "Access is denied")] * 3
+
+    def in_use(source, target):
+        if refusals:
+            raise refusals.pop()
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", in_use)
+    assert connection.read(connection.write(found, backend.home)) == found
+    refusals += [PermissionError(13, "Access is denied")] * 100
+    with pytest.raises(PermissionError):
+        connection.write(found, backend.home)
+    assert not list(backend.home.glob("*.part"))
+
+
 def test_a_backend_that_cannot_start_says_why(tmp_path):
+    with pytest.raises(StartFailed, match="words that come at once"):
+        start_or_find(tmp_path / "home", ["sh", "-c", "echo words that come at once; exit 1"])
     with pytest.raises(StartFailed, match="no module named retake_nothing"):
         start_or_find(tmp_path / "home", [sys.executable, "-c", "raise SystemExit('no module named retake_nothing')"])
     with pytest.raises(StartFailed, match="cannot be started"):

@@ -95,11 +95,19 @@ def test_what_the_engine_says_reaches_the_client_without_retry(shared_backend, s
 def test_a_lost_gpu_fails_one_job_in_words_and_the_next_has_a_fresh_process(shared_backend, shot, worker_of):
     with shared_backend.client() as client:
         before = worker_of(client)
-        (failed,) = [e for e in client.events(shot.submit(client, lost=2), timeout=60) if e.kind == "failed"]
+        lost, after = shot.submit(client, lost=2), shot.submit(client)
+        (failed,) = [e for e in client.events(lost, timeout=60) if e.kind == "failed"]
         assert "GPU failed" in failed.data["what"]
-        assert kinds(client.events(shot.submit(client), timeout=60))[-1] == "done"
-        assert client.job(failed.job).attempt == 1
+        assert kinds(client.events(after, timeout=60))[-1] == "done"
+        assert client.job(lost).attempt == 1
+        assert client.job(after).attempt == 1, "it does not begin in the process that is about to end"
         assert worker_of(client) != before
+
+
+def test_a_program_that_an_engine_starts_does_not_read_what_the_broker_says(shared_backend, shot):
+    with shared_backend.client() as client:
+        events = client.events(shot.submit(client, frames=(0, 1), starts="cat"), timeout=20)
+        assert kinds(events)[-1] == "done", "cat reads its stdin to the end"
 
 
 @pytest.mark.parametrize("wrong", ["engine", "edit", "footage", "frames"])

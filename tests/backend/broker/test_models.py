@@ -194,6 +194,10 @@ def test_tasks_are_done_one_after_the_other_beside_everything_else(start_backend
         assert list(other.events(shot.submit(other), timeout=30))[-1].kind == "done"
         client.stop("svd-xt")
         assert state_of(client, "svd-xt").task == ""
+        (first,) = task_processes(backend)
+        client.stop(VACE)
+        client.verify(VACE)
+        wait_until(lambda: [task for task in task_processes(backend) if task.pid != first.pid])
         client.stop(VACE)
         stopped = follow(client, VACE, ended)[-1]
         assert (stopped.error, stopped.state) == (None, "installed")

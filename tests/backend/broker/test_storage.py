@@ -3,10 +3,15 @@
 import contextlib
 import os
 import subprocess
+import threading
 import time
 
 import pytest
+import zmq
 from retake_backend.broker.assets import AssetStore
+from retake_backend.broker.store import JobStore
+from retake_backend.broker.transfer import TransferThread
+from retake_shared import wire
 from retake_shared.client import Refused
 
 MB = 1024 * 1024
@@ -111,7 +116,7 @@ def test_a_home_that_is_a_file_is_told(tmp_path, start_backend):
     backend.home = tmp_path / "dir"
     told = subprocess.run(backend.command, capture_output=True, text=True, timeout=20, check=False)
     assert "jobs.sqlite" in told.stderr
-    assert "Refused" in told.stderr
+    assert "Move it away" in told.stderr
 
 
 def test_the_size_of_one_file_is_limited(start_backend):
@@ -132,9 +137,61 @@ def test_the_cache_drops_the_least_recently_used_and_keeps_what_is_needed(tmp_pa
     assert store.prune(0, set()) == 2000, "what was used a moment ago stays"
 
 
-def test_takes_not_yet_fetched_are_needed(start_backend, shot, tmp_path):
-    from retake_backend.broker.store import JobStore
+def test_the_same_bytes_twice_are_kept_where_a_file_in_use_cannot_be_replaced(tmp_path, monkeypatch):
+    """As on Windows: frames of one take may be the same, and one may be on its way to the client."""
+    (tmp_path / "assets").mkdir()
+    store = AssetStore(tmp_path / "assets")
+    name = store.put(b"no hole")
+    os.utime(store.path(name), (0, 0))
 
+    def in_use(source, target):
+        raise PermissionError(13, "Access is denied")
+
+    monkeypatch.setattr(os, "replace", in_use)
+    assert store.put(b"no hole") == name
+    assert store.prune(0, set()) == len(b"no hole"), "it counts as just used"
+    assert refused(store.put, b"another").reason == "storage"
+    assert list(store.root.glob("*.part")) == []
+
+
+def test_files_travel_on_when_the_cache_cannot_be_looked_through(tmp_path, monkeypatch):
+    store = AssetStore(tmp_path)
+    looked = threading.Event()
+
+    def unreadable(limit, keep):
+        looked.set()
+        raise PermissionError(13, "Access is denied")
+
+    monkeypatch.setattr(store, "prune", unreadable)
+    context, keys = zmq.Context(), wire.Keys.make()
+    transfer = TransferThread(context, wire.listen(context, keys)[0], store, MB, MB)
+    transfer.start()
+    transfer.prune(set())
+    assert looked.wait(5)
+    transfer.join(0.3)
+    assert transfer.is_alive()
+    transfer.stop()
+    context.destroy(linger=0)
+
+
+def test_a_job_is_forgotten_long_after_its_end_and_not_after_its_beginning(tmp_path, monkeypatch):
+    month = 31 * 24 * 3600
+    now = time.time()
+    spec = dict.fromkeys(("footage", "solve", "edit"), "0" * 64) | {"name": "x", "settings": {}}
+    store = JobStore(tmp_path / "jobs.sqlite")
+    monkeypatch.setattr(time, "time", lambda: now - month)
+    store.submit("old", spec)
+    store.finish("old", "done", {})
+    store.submit("waited", spec)
+    monkeypatch.setattr(time, "time", lambda: now)
+    store.finish("waited", "done", {})
+    store.recover()
+    assert [entry["job"] for entry in store.entries()] == ["waited"]
+    assert [event["event"] for event in store.tail(0, None, 10)] == ["queued", "done"]
+    store.close()
+
+
+def test_takes_not_yet_fetched_are_needed(start_backend, shot, tmp_path):
     backend = start_backend()
     with backend.client() as client:
         job = shot.submit(client)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,7 +17,8 @@ class Trial:
     always; hang = sleep there without a word; fail = raise a RetakeError there; lost = one
     that says that its GPU is gone; killed = killed by the system there;
     refused_memory = the system gives no more memory there; compute = so many seconds of work before the first frame;
-    pictures = height of a rough picture reported with every frame; keep = megabytes kept as a model is."""
+    pictures = height of a rough picture reported with every frame; keep = megabytes kept as a model is;
+    starts = a program that it runs at every frame."""
 
     name = "trial"
     version = "1"
@@ -46,6 +48,8 @@ class Trial:
                 time.sleep(1000)
             if index == options.get("fail"):
                 raise RetakeError("the trial engine does not like it.", f"frame {index}", "Use another engine.")
+            if "starts" in options:
+                subprocess.run([options["starts"]], stdout=subprocess.DEVNULL, check=True)
             if index == options.get("lost"):
                 from retake_backend.models.memory import DeviceLost
 

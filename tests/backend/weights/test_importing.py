@@ -113,6 +113,7 @@ def pickled(path: Path) -> None:
         file.writestr("archive/data.pkl", b"\x80\x02cos\nsystem\n")
 
 
+ENDLESS = b'{"a": {"dtype": "U8", "shape": [1], "data_offsets": [0, Infinity]}}'
 BROKEN: dict[str, Callable[[Path], object]] = {
     "cut off": lambda path: os.truncate(path, 500),
     "cut off: 20 bytes": lambda path: os.truncate(path, 20),
@@ -124,6 +125,7 @@ BROKEN: dict[str, Callable[[Path], object]] = {
         weights(1).replace(b'"data_offsets":[0,1000]', b'"data_offsets":[9,1009]').replace(b"}}  ", b"}}")
     ),
     "no safetensors header": lambda path: path.write_bytes((20).to_bytes(8, "little") + b"x" * 20),
+    "header (OverflowError": lambda path: path.write_bytes(len(ENDLESS).to_bytes(8, "little") + ENDLESS + b"x"),
 }
 
 
@@ -157,6 +159,11 @@ def test_what_is_not_the_named_model_is_refused(store: WeightStore, folder: Path
     config.write_bytes(b"not json")
     assert "transformer/config.json" in refusal(NAME, folder)
     config.write_bytes(right)
+    encoder = folder / "text_encoder/config.json"
+    right = encoder.read_bytes()
+    encoder.write_bytes(as_json({"architectures": 5}))
+    assert "is of the kind None and no UMT5EncoderModel" in refusal(NAME, folder)
+    encoder.write_bytes(right)
     (folder / SHARDS[1]).unlink()
     assert SHARDS[1] in refusal(NAME, folder)
     for name in (*SHARDS[:1], "transformer/diffusion_pytorch_model.safetensors.index.json"):

@@ -213,7 +213,9 @@ def test_a_repository_of_pickles_is_refused_before_anything_comes(retake: Retake
 def test_a_repository_cannot_write_outside_its_folder(
     retake: Retake, hub: LocalHub, models: Path, tmp_path: Path
 ) -> None:
-    for path in ("../evil.json", "transformer/../../../evil.json", "/evil.json", "transformer/.hidden.json"):
+    outside = ("../evil.json", "transformer/../../../evil.json", "/evil.json", "transformer/.hidden.json")
+    on_windows = ("transformer/a\\..\\..\\evil.json", "transformer/C:evil.json", "LICENSE\\..\\evil.json")
+    for path in outside + on_windows:
         hub.repositories[VACE].files[path] = as_json({})
     assert retake("pull", "wan2.1-vace-1.3b").code == 0
     assert not list(tmp_path.rglob("*evil*"))

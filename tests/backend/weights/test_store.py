@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from retake_backend.weights import commands, shipped
 from retake_backend.weights.catalogue import CATALOGUE
-from retake_backend.weights.store import MissingWeights, WeightStore, write_manifest
+from retake_backend.weights.store import MissingWeights, WeightStore, put_in_place, write_manifest
 from retake_shared import engine_options
 from retake_shared.errors import BadFile, RetakeError
 
@@ -157,6 +157,9 @@ def test_verify_finds_one_wrong_bit_and_remembers_it(store: WeightStore, install
         {"files": {"/etc/passwd": {"bytes": 1, "sha256": ""}}},
         {"files": ["a"]},
         {"files": {"a": {"bytes": "many"}}},
+        {"files": {"a": {"bytes": float("inf"), "sha256": ""}}},
+        {"files": {"a\0b": {"bytes": 1, "sha256": ""}}},
+        {"files": {"\ud800": {"bytes": 1, "sha256": ""}}},
     ],
 )
 def test_a_manifest_that_was_tampered_with_is_no_installed_model(
@@ -223,6 +226,39 @@ def test_removing_a_model_that_is_elsewhere_leaves_it_there(
     store.remove(VACE)
     assert store.entry(VACE).state == "missing"
     assert (elsewhere / "model_index.json").exists()
+
+
+def test_a_model_that_is_elsewhere_is_replaced_again_and_again(
+    store: WeightStore, installed: Path, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    os.replace(installed, elsewhere)
+    installed.symlink_to(elsewhere)
+    for _ in range(2):
+        whole = write_folder({"model_index.json": b"new"}, store.folder / ".incoming" / VACE)
+        put_in_place(store, VACE, whole)
+        assert (installed / "model_index.json").read_bytes() == b"new"
+        assert not os.path.lexists(store.folder / ".incoming" / f"{VACE}.removed")
+    store.remove(VACE)
+    assert not installed.exists()
+    assert (elsewhere / "model_index.json").read_bytes() != b"new"
+
+
+def test_a_model_that_cannot_be_replaced_stays(
+    store: WeightStore, installed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = write_folder({"model_index.json": b"new"}, store.folder / ".incoming" / VACE)
+    replace = os.replace
+
+    def in_use(source: Path, target: Path) -> None:
+        if Path(source) == whole:
+            raise PermissionError(13, "Access is denied")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", in_use)
+    with pytest.raises(PermissionError):
+        put_in_place(store, VACE, whole)
+    assert store.entry(VACE).state == "installed"
 
 
 def test_removing_also_clears_what_a_stopped_pull_left(store: WeightStore) -> None:
