@@ -7,6 +7,7 @@ when a command needs them: `serve` starts without torch, `--help` without anythi
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -24,6 +25,8 @@ from .cli_arguments import Command, parser_of
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; see the module for the exit codes."""
     arguments = parser_of(COMMANDS).parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path may hold letters that the terminal lacks: no failure
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code: int = arguments.command(arguments)
         return code

@@ -46,9 +46,11 @@ def convert(
     which tells sizes and frames that files lack; the solve is then brought to it (step: see `fitting.bind`).
     Raises RetakeError.
     """
-    for source in filter(None, (path, other)):
-        if out.exists() and source.exists() and out.samefile(source):
-            raise RetakeError("is the file to be converted.", str(out), "Choose another --out.")
+    for source, what in ((path, "file to be converted"), (other, "file to be converted"), (footage, "footage")):
+        if source is not None and out.exists() and source.exists() and out.samefile(source):
+            raise RetakeError(f"is the {what}.", str(out), "Choose another --out.")
+    if step is not None and footage is None:
+        raise RetakeError("says nothing without the footage.", "--step", "Give --footage too.")
     known: Footage | None = None
     if footage is not None:
         from .footage import FootageReader  # needs the video libraries, which nothing else here does

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from retake_shared import archive, edit_script, exports, fitting, formats, geometry
 from retake_shared.errors import BadShot, RetakeError
-from retake_shared.exports import Content
+from retake_shared.exports import Content, colmap
+from retake_shared.formats.npz import reading
 from retake_shared.shot import SOLVE_FILE, TAKE_FILE, Edit, Footage, Solve, frame_name
 
 from . import convert
@@ -64,6 +65,11 @@ def export(path: Path, kind: str, out: Path, asked: Asked, check: Callable[[], N
     """
     if out.exists() and path.exists() and out.samefile(path):
         raise RetakeError("is what is to be exported.", str(out), "Choose another --out.")
+    for given, what in ((asked.solve, "the solve"), (asked.footage, "the footage")):
+        if given is not None and given.is_file() and out.exists() and out.samefile(given):
+            raise RetakeError(f"is {what}.", str(out), "Choose another --out.")
+    if asked.step is not None and asked.footage is None:
+        raise RetakeError("says nothing without the footage.", "--step", "Give --footage too.")
     reader = None if asked.footage is None else FootageReader(asked.footage)
     try:
         source = _open(path, asked, reader)
@@ -140,7 +146,7 @@ def _archived_edit(path: Path) -> Edit | None:
     """The edit in an archive of ours, None when `path` is anything else."""
     if not path.is_file() or not zipfile.is_zipfile(path):
         return None
-    with zipfile.ZipFile(path) as members:
+    with reading(str(path)), zipfile.ZipFile(path) as members:
         ours = {"header.npy", "source_track.npy"} <= set(members.namelist())
     return archive.load_edit(path) if ours else None
 
@@ -176,12 +182,14 @@ def _write(
         return exports.write(kind, out, content, replace(options, pictures=pictures))
     if kind not in DATASETS:
         return exports.write(kind, out, content, options)
+    place = out / "sparse" / "0" if kind == "colmap" else out
+    if kind == "colmap":
+        colmap.check_free(place)  # before any picture lies there
     (out / IMAGES).mkdir(parents=True, exist_ok=True)
     colours = _Colours(content)
     for row, picture in enumerate(pictures()):
         write_png(out / IMAGES / frame_name(content.first + row), picture)
         colours.look(row, picture)
-    place = out / "sparse" / "0" if kind == "colmap" else out
     notes = exports.write(kind, place, content, replace(options, images=IMAGES, colours=colours.rgb))
     return [*notes, f"{len(content)} pictures were written to {IMAGES}, and the model to {place}."]
 

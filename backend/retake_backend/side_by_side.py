@@ -10,13 +10,11 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from retake_shared.errors import BadFile, BadShot
+from retake_shared.errors import BadShot
 from retake_shared.shot import Take, frame_name
 
-from .footage import FootageReader, write_video
+from .footage import FootageReader, Picture, read_image, write_video
 from .render_files import read_inputs, read_take
-
-Picture = NDArray[np.uint8]
 
 WIDEST = 1920
 """Width of the video in px at most; three pictures share it."""
@@ -88,7 +86,8 @@ def _pictures(
         source = cv2.resize(reader.frame(t), size, interpolation=cv2.INTER_AREA)
         panels = []
         for row in rows:
-            take = cv2.resize(_read_frame(row.folder / frame_name(t)), size, interpolation=cv2.INTER_AREA)
+            picture = read_image(row.folder / frame_name(t), "Render the take again.")
+            take = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
             panels.append(np.hstack([source, draw_tracks(source, row, t), take]))
         yield np.vstack(panels).astype(np.uint8)
 
@@ -108,10 +107,3 @@ def draw_tracks(picture: NDArray[Any], row: Row, t: int) -> Picture:
         center = after[index].astype(int).tolist()
         cv2.circle(canvas, center, int(1.8 * fine), AFTER[row.colors[index]], -1, cv2.LINE_AA, shift=4)
     return canvas
-
-
-def _read_frame(path: Path) -> NDArray[Any]:
-    bgr = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if path.is_file() else None
-    if bgr is None:
-        raise BadFile("is missing or damaged.", str(path), "Render the take again.")
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)

@@ -54,7 +54,7 @@ def _fit_frames(footage: Footage, solve: Solve, step: int | None) -> tuple[Solve
         )
         likely = round(frames / solved)
         if step is None and likely > 1 and solved > 1 and abs(-(-frames // likely) - solved) <= 1:
-            note += f" If the solver looked at every {_ordinal(likely)} frame only, import again with step {likely}."
+            note += f" If the solver looked at every {ordinal(likely)} frame only, import again with step {likely}."
         return solve, [note]
     last = (solved - 1) * step
     if last >= frames:
@@ -65,7 +65,7 @@ def _fit_frames(footage: Footage, solve: Solve, step: int | None) -> tuple[Solve
         )
     # The frames after the last solved one are held only while they are fewer than a step.
     total = frames if frames - last <= step else last + 1
-    note = f"The solve has every {_ordinal(step)} frame: frames between are interpolated, {total} of {frames} covered."
+    note = f"The solve has every {ordinal(step)} frame: frames between are interpolated, {total} of {frames} covered."
     return _stretched(solve, step, total), [note]
 
 
@@ -92,7 +92,8 @@ def _stretched(solve: Solve, step: int, frames: int) -> Solve:
     return replace(solve, cameras=cameras, tracks=tracks, depth=depth, masks=masks)
 
 
-def _ordinal(number: int) -> str:
+def ordinal(number: int) -> str:
+    """ "2nd", "3rd", "11th"."""
     ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return f"{number}{ending}"
 

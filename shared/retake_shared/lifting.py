@@ -111,7 +111,7 @@ def _grid(cameras: Cameras, step: float) -> geometry.Array:
 
 
 def _near(points: geometry.Array, others: geometry.Array, step: float) -> NDArray[np.bool_]:
-    """Which points (N, 2) share a cell of `step` px, or touch one, with one of `others` (M, 2)."""
+    """Which points (N, 2) share a cell of `step` px with one of `others` (M, 2)."""
     if not len(others):
         return np.zeros(len(points), bool)
     cells = np.floor(others / step).astype(np.int64)

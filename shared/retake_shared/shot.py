@@ -532,7 +532,7 @@ class Take:
                 notes=tuple(str(n) for n in data.get("notes", ())),
                 first_frame_sha256=str(data.get("first_frame_sha256", "")),
             )
-        except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
             raise BadShot(f"is not a take description ({error!r}).", where, "Render the take again.") from error
 
 

@@ -1,5 +1,6 @@
 """`retake render`, `compare` and `doctor` as a user calls them: what they write, and what they say of bad input."""
 
+import io
 import json
 import os
 import signal
@@ -389,6 +390,15 @@ def test_whether_the_model_that_comes_with_the_backend_is_here_is_told(
     assert cli.main(["models", "list"]) == 0
     (told,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("draft ")]
     assert told.endswith("comes with the backend" if here else "missing, install the backend again")
+
+
+def test_a_path_that_the_terminal_cannot_show_is_no_failure(shot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows' own encoding of a pipe knows few letters; what was done all along is done."""
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "cp1252"))
+    assert cli.main(["frame", "--footage", str(shot / "clip.mp4"), "--out", str(shot / "映像.png")]) == 0
+    sys.stdout.flush()
+    assert b"\\u6620\\u50cf.png" in written.getvalue()
 
 
 def test_bad_usage_is_told_before_anything_is_read(capsys: pytest.CaptureFixture[str]) -> None:

@@ -340,6 +340,10 @@ def test_what_does_not_make_a_solve_is_refused_in_words(tmp_path, lyra, megasam)
     assert not out.exists()
     with pytest.raises(RetakeError, match="is the file to be converted"):
         convert.convert(lyra, lyra)
+    with pytest.raises(RetakeError, match="is the footage"):
+        convert.convert(lyra, megasam, footage=megasam)
+    with pytest.raises(RetakeError, match=r"--step.*Give --footage"):
+        convert.convert(lyra, out, step=3)
 
 
 def test_the_command_writes_the_archive_tells_notes_and_brings_it_to_the_footage(tmp_path, capsys, sample_shot):

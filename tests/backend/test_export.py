@@ -142,12 +142,25 @@ def test_a_path_without_a_lens_gets_one(shot: Path) -> None:
     assert content["fl_x"] == pytest.approx(WIDTH / 2)
 
 
+def test_beside_a_model_of_colmaps_own_no_picture_is_written(shot: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (shot / "set" / "sparse" / "0").mkdir(parents=True)
+    (shot / "set" / "sparse" / "0" / "cameras.bin").write_bytes(b"")
+    words = ("--to", "colmap", "--out", shot / "set", "--footage", shot / "pictures")
+    assert export(shot / "track.npz", *words) == 2
+    assert "holds another model" in capsys.readouterr().err
+    assert [path.name for path in (shot / "set").iterdir()] == ["sparse"]
+
+
 def test_bad_input_is_an_answer(shot: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (shot / "text.npz").write_text("hello")
+    (shot / "cut.npz").write_bytes((shot / "track.npz").read_bytes().replace(b"PK\1\2", b"PK\1\0"))
     cases = [
         (shot / "text.npz", "--out", shot / "o", "is no solve that Retake reads"),
         (shot / "nothing", "--out", shot / "o", "does not exist"),
         (shot / "track.npz", "--out", shot / "track.npz", "is what is to be exported"),
+        (shot / "track.npz", "--out", shot / "text.npz", "--solve", shot / "text.npz", "is the solve"),
+        (shot / "track.npz", "--out", shot / "o", "--step", 2, "Give --footage too"),
+        (shot / "cut.npz", "--out", shot / "o", "cannot be read"),
         (shot / "track.npz", "--out", shot / "o", "--frames", "3:9", "frames 3:9 are not all in it"),
         (shot / "track.npz", "--out", shot / "text.npz" / "o", "cannot be written"),
     ]

@@ -272,6 +272,9 @@ def test_written_png_reads_back_bit_exact(tmp_path: Path) -> None:
     grey = picture(3)[..., 0]
     write_png(tmp_path / "grey.png", grey)
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "grey.png"), cv2.IMREAD_UNCHANGED), grey)
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises((IsADirectoryError, PermissionError)):
+        write_png(tmp_path / "folder.png", grey)
     assert not list(tmp_path.glob("*.part"))
 
 
@@ -319,6 +322,7 @@ def test_a_colon_in_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     make_video(tmp_path / "clip.mp4").rename(tmp_path / "take:12.mp4")
     monkeypatch.chdir(tmp_path)
     assert probe("take:12.mp4").frames == FRAMES
+    assert write_video("take:13.mp4", [picture(0)] * 3, 24) == probe("take:13.mp4").frames == 3
 
 
 def make_lossless(path: Path, pix_fmt: str, pictures: list[np.ndarray], source: str = "rgb24") -> Path:

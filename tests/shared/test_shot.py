@@ -151,6 +151,9 @@ def test_take_survives_json():
         del data[key]
         with pytest.raises(BadShot, match=r"take\.json"):
             Take.from_json(data)
+    for nonsense in ({"settings": []}, {"width": float("inf")}):
+        with pytest.raises(BadShot, match=r"take\.json"):
+            Take.from_json({**take.to_json(), **nonsense})
 
 
 def test_frame_names_sort_as_frames():

@@ -6,7 +6,7 @@ what everything else reads footage by; it stands on `images` (folders, single im
 `writing` makes PNGs and MP4s, and reads MP4s that lie in memory.
 """
 
-from .images import IMAGE_SEQUENCE_FPS, IMAGE_SUFFIXES, Picture, read_image
+from .images import IMAGE_SEQUENCE_FPS, IMAGE_SUFFIXES, Picture, images_in, read_image
 from .reader import FootageReader, probe, sha256
 from .writing import decode_video, encode_png, encode_video, write_png, write_video
 
@@ -18,6 +18,7 @@ __all__ = [
     "decode_video",
     "encode_png",
     "encode_video",
+    "images_in",
     "probe",
     "read_image",
     "sha256",

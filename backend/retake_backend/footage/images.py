@@ -22,10 +22,11 @@ IMAGE_SEQUENCE_FPS = Fraction(24)
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
     """Sort key under which frame_9 comes before frame_10."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name.casefold())]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name.casefold())]
 
 
 def images_in(folder: Path) -> list[Path]:
+    """The images of a folder in natural order, hidden ones left out."""
     files = (f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith("."))
     return sorted(files, key=lambda f: (_natural(f.name), f.name))
 

@@ -33,8 +33,12 @@ def write_png(path: str | Path, picture: NDArray[np.uint8]) -> None:
     """Write a PNG whole or not at all: to `path`.part, then renamed. Raises OSError (disk full, read-only folder)."""
     path = Path(path)
     part = path.with_name(path.name + ".part")
-    part.write_bytes(encode_png(picture))
-    part.replace(path)
+    try:
+        part.write_bytes(encode_png(picture))
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def write_video(path: str | Path, pictures: Iterable[Picture], fps: Fraction | float, quality: int = 16) -> int:
@@ -94,7 +98,8 @@ def _encode_video(
     stream: Any = None
     in_file = isinstance(target, Path)
     options = {"movflags": "faststart"} if in_file else {}  # which opens the file a second time
-    with av.open(str(target) if in_file else target, "w", format="mp4", options=options) as container:
+    # "file:", as a name may hold a colon.
+    with av.open(f"file:{target}" if in_file else target, "w", format="mp4", options=options) as container:
         for picture in pictures:
             height, width = picture.shape[:2]
             if stream is None:

@@ -68,7 +68,7 @@ def assembled(job: Job, moving: Moving, sharp: float) -> CameraSolve:
         solved=solved,
         notes=tuple(notes),
         distortion=(whole.k1,) if whole.k1 else (),
-        undistorted=_straightened(job, whole) if whole.k1 else None,
+        undistorted=straightened(job, whole) if whole.k1 else None,
     )
 
 
@@ -123,9 +123,7 @@ def _stand_still(whole: Bundle, seen: Observations, usual: float) -> NDArray[np.
     return still
 
 
-def _straightened(job: Job, whole: Bundle) -> NDArray[np.float32]:
-    """(T, N, 2) px: where the points of all would be seen through a lens that does not bend."""
-    f = np.broadcast_to(whole.f[:, None], job.points.visible.shape)
-    straight = np.full((job.points.frame_count, job.count, 2), np.nan, np.float32)
-    straight[:, job.rows] = undistort(job.points.uv.astype(np.float64), whole.k1, f, job.centre)
-    return straight
+def straightened(job: Job, whole: Bundle) -> NDArray[np.float32]:
+    """(T, N, 2) px: where all points, masked ones too, would be seen through a lens that does not bend."""
+    f = np.broadcast_to(whole.f[:, None], job.every.visible.shape)
+    return undistort(job.every.uv.astype(np.float64), whole.k1, f, job.centre).astype(np.float32)

@@ -32,11 +32,11 @@ _STEPS = 6
 
 @dataclass(frozen=True)
 class Job:
-    """What every way needs. points: those that take part; rows: which of all points (count) they are."""
+    """What every way needs. points: those that take part; rows: which of all points, `every`, they are."""
 
     points: PointTracks
     rows: NDArray[np.int64]
-    count: int
+    every: PointTracks
     size: tuple[int, int]
     focal: Focal | None
     report: Report
@@ -61,7 +61,12 @@ class Job:
                 "camera solve",
                 "The picture has too little texture, is too dark or blurred, or too much of it is masked.",
             )
-        return cls(points.select(rows), rows, len(points), size, focal, report)
+        return cls(points.select(rows), rows, points, size, focal, report)
+
+    @property
+    def count(self) -> int:
+        """Of all points."""
+        return len(self.every)
 
     @property
     def given(self) -> float | None:

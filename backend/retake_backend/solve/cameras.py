@@ -21,7 +21,7 @@ from .moving import find_moving
 from .stages import CameraSolve, Focal, PointTracks
 from .tripod import standing, turning_camera
 
-VERSION = 5
+VERSION = 6
 
 _TURNED = 16  # keyframes that tell whether the camera only turns
 

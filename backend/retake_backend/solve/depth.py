@@ -202,9 +202,10 @@ def stand(
         frames = len(small)
         contact, weight = np.full(frames, np.nan), np.zeros(frames)
         anchor = np.full((frames, 2), np.nan)
+        least = min(3, int((small == label).sum((1, 2)).max()))  # what never covers more has a path too
         for t in range(frames):
             region = small[t] == label
-            if region.sum() < 3:
+            if region.sum() < least:
                 continue
             rows, columns = np.nonzero(region)
             lowest = rows.max()

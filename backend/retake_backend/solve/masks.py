@@ -16,11 +16,14 @@ from retake_shared.errors import BadFile, BadShot
 from scipy.spatial import cKDTree
 
 from ..engines.base import Progress, Report
-from ..footage import FootageReader
+from ..footage import IMAGE_SUFFIXES, FootageReader, images_in
 from . import interpolation, still
 from .stages import CameraSolve, ObjectGroups, Pictures, PointTracks, picture
 
 Array = NDArray[np.float64]
+
+VERSION = 2
+"""To be raised with every change of what is read of the same files."""
 
 MEAN, SPREAD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 """Of the pictures that SAM 2 and Depth Anything were trained on, channel by channel."""
@@ -40,7 +43,6 @@ _ONE_SIDE = 0.45
 _CALM = 1.5
 """Cells by which a point may move in that time for its object to be taken to stand still there."""
 
-_IMAGES = (".png", ".bmp", ".tif", ".tiff", ".webp", ".jpg", ".jpeg")
 _VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 _MAX_PIXELS = 100_000_000
 
@@ -69,7 +71,7 @@ def read(folder: Path, frames: range, size: tuple[int, int]) -> GivenMasks:
     names = _names(folder / "names.txt") if folder.is_dir() else {}
     inner = [p for p in sorted(folder.iterdir()) if not p.name.startswith(".")] if folder.is_dir() else [folder]
     parts = [p for p in inner if p.is_dir() or p.suffix.lower() in _VIDEOS]
-    images = [p for p in inner if p.suffix.lower() in _IMAGES]
+    images = images_in(folder) if folder.is_dir() else [p for p in inner if p.suffix.lower() in IMAGE_SUFFIXES]
     if images:
         return GivenMasks(_numbers(images, frames, size), names, f"masks of {folder.name}")
     if not parts:
@@ -94,11 +96,11 @@ def _names(path: Path) -> dict[int, str]:
     if not path.is_file():
         return {}
     names: dict[int, str] = {}
-    for line in path.read_text("utf-8", "replace").splitlines():
+    for line in path.read_text("utf-8-sig", "replace").splitlines():
         number, _, name = line.strip().replace(":", " ").replace("=", " ").partition(" ")
         if not line.strip():
             continue
-        if not number.isdigit() or not 0 < int(number) < 256 or not name.strip():
+        if not number.isdecimal() or not 0 < int(number) < 256 or not name.strip():
             raise BadFile(
                 f"has the line {line!r:.60}.", str(path), 'Write a number and a name per line, as in "1 walker".'
             )
@@ -133,6 +135,8 @@ def _bounded(width: int, height: int, size: tuple[int, int]) -> tuple[int, int]:
 def _numbers(images: list[Path], frames: range, size: tuple[int, int]) -> NDArray[np.uint8]:
     """(T, h, w) object numbers of one image per frame: its own numbers, or one for each colour but black."""
     layers: list[NDArray[Any]] = [_load(images[i]) for i in _which(len(images), frames, images[0].parent)]
+    if any(layer.ndim == 3 for layer in layers):  # a frame with nothing in it has no colours to be told by
+        layers = [layer if layer.ndim == 3 or layer.any() else np.dstack([layer] * 3) for layer in layers]
     if len({layer.shape for layer in layers}) > 1:
         raise BadShot("the masks differ in size or kind.", str(images[0].parent), "Export them all alike.")
     height, width = layers[0].shape[:2]

@@ -220,7 +220,7 @@ def turn(
     None where neighbouring frames have too few common points.
     """
     used = spread_over(points, frames, size, 120)
-    chosen = points.frames(0, points.frame_count).select(used)
+    chosen = points.select(used)
     chosen = PointTracks(chosen.uv[frames], chosen.visible[frames], chosen.confidence[frames])
     guesses = [focal] if focal else [guess * share for share in (0.6, 1.0, 1.6, 2.8)]
     seen = Observations.of(chosen)

@@ -180,7 +180,7 @@ def _from_turning(job: Job, agree: NDArray[np.int64], turned: NDArray[np.int64],
 
 def _chosen(job: Job, agree: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The frames and the points that are adjusted together."""
-    frames = some_frames(job, np.arange(job.points.frame_count))
+    frames = some_frames(np.arange(job.points.frame_count))
     some = frames[:: max(1, len(frames) // 40)]
     return frames, agree[motion.spread_over(job.points.select(agree), some, job.size, _ADJUSTED)]
 

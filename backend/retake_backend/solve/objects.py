@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from retake_shared import geometry
+from retake_shared.formats.mending import unique_names
 from retake_shared.shot import BACKGROUND
 from scipy.spatial import cKDTree
 
@@ -22,7 +23,7 @@ from .stages import CameraSolve, ObjectGroups, Pictures, PointTracks, picture
 
 Array = NDArray[np.float64]
 
-VERSION = 2
+VERSION = 3
 
 _STAGE = "finding objects"
 _SPAN = 4
@@ -74,7 +75,7 @@ def find_objects(
         drawn_on = np.asarray(points.uv, np.float64)
         return _from_masks(points, masks, drawn_on, (solve.cameras.width, solve.cameras.height))
     own, known = own_motion(uv, points.visible, solve)
-    movers = _movers(own, known, points, solve)
+    movers = _movers(own, known, solve)
     report(Progress(_STAGE, 1, 3))
     near = _NEAR * max(solve.cameras.width, solve.cameras.height)
     labels = np.zeros(len(points), np.int32)
@@ -165,9 +166,7 @@ def _distance(points: NDArray[np.float64], a: NDArray[np.float64], b: NDArray[np
     return distance
 
 
-def _movers(
-    own: NDArray[np.float64], known: NDArray[np.bool_], points: PointTracks, solve: CameraSolve
-) -> NDArray[np.bool_]:
+def _movers(own: NDArray[np.float64], known: NDArray[np.bool_], solve: CameraSolve) -> NDArray[np.bool_]:
     """(N,) which points move on their own, for certain: not called static, and moving in a good part of their life."""
     seen = np.maximum(known.sum(0), 1)
     fast = (own > _MOVES) & known
@@ -326,7 +325,8 @@ def _from_masks(points: PointTracks, masks: GivenMasks, uv: NDArray[np.float64],
         votes[here, layer.reshape(-1)[cells_of(uv[t, here], size, shape)]] += 1
     labels = votes.argmax(1).astype(np.int32)
     used = sorted({*np.flatnonzero(np.bincount(masks.labels.reshape(-1), minlength=1)).tolist()} - {BACKGROUND})
-    names = {BACKGROUND: "background", **{n: masks.names.get(n, f"object {n}") for n in used}}
+    named = unique_names({n: masks.names.get(n, f"object {n}") for n in used})
+    names = {BACKGROUND: "background", **named}
     sizes = ", ".join(f"{names[n]}: {int((labels == n).sum())}" for n in used)
     notes = [f"Objects are those of the masks given ({sizes or 'none'} points)."]
     empty = [names[n] for n in used if not (labels == n).any()]

@@ -164,9 +164,10 @@ def solve_footage(
     follower = clicking.network(store) if settings.clicks else ""
     network = monocular.network(settings.depth, store)
     run = _Run(reader, settings, chosen, Kept(folder), report)
-    followed = run.points()
-    given = None if settings.masks is None else masks.read(settings.masks, chosen, run.pictures.size)
+    # What the user gave comes first: points are followed for minutes before a slip in it would be told.
     focal = settings.focal(run.pictures.size)
+    given = None if settings.masks is None else masks.read(settings.masks, chosen, run.pictures.size)
+    followed = run.points()
 
     masked = [_masks_name(settings.masks), [str(click) for click in settings.clicks], follower, clicking.VERSION]
     if settings.clicks:
@@ -221,7 +222,7 @@ def solve_footage(
     if settings.tracker != trackers.DEFAULT:
         notes = (*notes, f"The points were followed by {run.tracker.name} ({run.tracker.licence}).")
     if settings.step > 1:
-        notes = (*notes, f"Every {settings.step}th frame was solved; those between are interpolated.")
+        notes = (*notes, f"Every {fitting.ordinal(settings.step)} frame was solved; those between are interpolated.")
     told = judge(
         followed,
         solved,
@@ -334,16 +335,16 @@ def _chosen(known: Footage, settings: SolveSettings) -> range:
         raise BadShot(
             f"has {len(chosen)} frames to solve, more than {MOST_FRAMES}.",
             known.path,
-            f"Solve a range, as in --frames {start}:{start + 500}, or every {step}th frame with --step {step}.",
+            f"Solve a range, as in --frames {start}:{start + 500}, or every {fitting.ordinal(step)} frame with --step {step}.",
         )
     return chosen
 
 
 def _masks_name(folder: Path | None) -> str:
-    """Of the bytes of all mask files, "" without."""
+    """Of the bytes of all mask files, and of how they are read; "" without."""
     if folder is None:
         return ""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(str(masks.VERSION).encode())
     for file in sorted(folder.rglob("*")) if folder.is_dir() else [folder]:
         if file.is_file():
             digest.update(str(file.relative_to(folder)).encode())

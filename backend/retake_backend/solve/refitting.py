@@ -63,7 +63,7 @@ def trimmed(
     )
 
 
-def some_frames(job: Job, every: NDArray[np.int64]) -> NDArray[np.int64]:
+def some_frames(every: NDArray[np.int64]) -> NDArray[np.int64]:
     """All frames, or so many as are adjusted together, evenly over the clip."""
     if len(every) <= _MOST_FRAMES:
         return every

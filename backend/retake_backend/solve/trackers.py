@@ -169,7 +169,7 @@ def in_windows(
                 parts.append(ask(pictures, queries[first : first + most]))  # noqa: B023
             return Answer(*(np.concatenate([getattr(p, k) for p in parts], 1) for k in vars(parts[0])))
 
-        rows, seen_last = found.recent(start, OVERLAP)
+        rows, seen_last = found.recent(start)
         if len(rows):
             given = found.uv[seen_last, rows]
             found.go_on(start, rows, seen_last, answers(_queries(seen_last - start, given)))
@@ -204,7 +204,7 @@ class _Found:
         self.visible = np.zeros((count, 0), bool)
         self.confidence = np.zeros((count, 0), np.float32)
 
-    def recent(self, start: int, frames: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def recent(self, start: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Tracks seen in a window's frames before it was looked at, and the last frame in which each was."""
         stop = self.done
         seen = self.visible[start:stop]

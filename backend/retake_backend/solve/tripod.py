@@ -55,7 +55,7 @@ def turning_camera(job: Job, agree: NDArray[np.int64], keys: NDArray[np.int64], 
     every = np.arange(job.points.frame_count)
     whole = small.between(keys, every)
     unknown: FocalUnknown = "fixed" if job.focal and not turn.zooms else "curve" if turn.zooms else "shared"
-    frames = some_frames(job, every)
+    frames = some_frames(every)
     used = agree[turn.used]
     seen = Observations.of(job.points.select(used), frames)
     start = replace(whole.at(frames), X=small.X)

@@ -27,11 +27,9 @@ GREY = 128
 def write(path: Path, content: Content, *, colours: NDArray[np.uint8] | None = None) -> list[str]:
     """Write the five files into the folder `path`. colours: (N, 3) uint8 RGB of the tracks.
 
-    Raises RetakeError, also when the folder holds a binary model, which readers would take for this one.
+    Raises RetakeError, also as `check_free` does.
     """
-    binary = [name for name in ("cameras", "images", "points3D") if (path / f"{name}.bin").exists()]
-    if binary:
-        raise RetakeError(f"holds another model ({binary[0]}.bin).", str(path), "Choose an empty folder.")
+    check_free(path)
     cameras = content.cameras
     rows, points, errors = static_tracks(content)
     uv, depth = cameras.project(content.tracks.positions[:, rows])
@@ -56,6 +54,13 @@ def write(path: Path, content: Content, *, colours: NDArray[np.uint8] | None = N
     if np.abs(cameras.K[:, 0, 1]).max() > 0:
         notes.append("The skew of the intrinsics is left out: the PINHOLE model has none.")
     return notes
+
+
+def check_free(path: Path) -> None:
+    """Raise RetakeError when the folder holds a binary model, which readers would take for the one written beside it."""
+    binary = [name for name in ("cameras", "images", "points3D") if (path / f"{name}.bin").exists()]
+    if binary:
+        raise RetakeError(f"holds another model ({binary[0]}.bin).", str(path), "Choose an empty folder.")
 
 
 def _cameras(content: Content, count: int) -> str:

@@ -46,7 +46,7 @@ def write(path: Path, content: Content, pictures: Callable[[], Iterable[NDArray[
         _member(archive, "depths", shape, np.dtype(np.float32), _depths(content, size))
         known = ((depth > 0).astype(np.float32) for depth in _depths(content, size))
         _member(archive, "unc_metric", shape, np.dtype(np.float32), known)
-        video = _video(pictures, size, len(content), content.name)
+        video = _video(pictures, size, len(content))
         _member(archive, "video", (len(content), 3, size[1], size[0]), np.dtype(np.float32), video)
     notes = []
     if size != (cameras.width, cameras.height):
@@ -98,7 +98,7 @@ def _depths(content: Content, size: tuple[int, int]) -> Iterator[NDArray[np.floa
 
 
 def _video(
-    pictures: Callable[[], Iterable[NDArray[np.uint8]]] | None, size: tuple[int, int], frames: int, name: str
+    pictures: Callable[[], Iterable[NDArray[np.uint8]]] | None, size: tuple[int, int], frames: int
 ) -> Iterator[NDArray[np.float32]]:
     if pictures is None:
         black = np.zeros((3, size[1], size[0]), np.float32)

@@ -73,7 +73,7 @@ def frame_times(
     if footage is not None and not whole:
         fps = float(footage.fps)
         frames = int(np.floor(relative[-1] * fps + 0.5)) + 1
-        if count < 2 or frames < 2:
+        if frames < 2:
             return order, relative, notes
         step = float(np.median(np.diff(relative))) * fps
         if abs(step - 1) > _EVEN or frames != count:

@@ -22,8 +22,6 @@ from .npz import reading
 
 MAX_FILE_BYTES = 4 << 30
 
-_NO_POINT = np.uint64(2**64 - 1)
-
 
 @dataclass(frozen=True)
 class ModelImage:

@@ -13,6 +13,9 @@ import pytest
 from numpy.typing import NDArray
 from retake_backend.engines.base import Progress
 from retake_backend.solve import motion
+from retake_backend.solve.assembly import straightened
+from retake_backend.solve.bundle import Bundle
+from retake_backend.solve.camera_job import Job
 from retake_backend.solve.cameras import solve_cameras
 from retake_backend.solve.colmap_process import solve_keyframes
 from retake_backend.solve.stages import CameraSolve, Focal, PointTracks
@@ -321,6 +324,19 @@ def test_bent_lens_is_made_straight() -> None:
     uv, _ = solve.cameras.project(solve.world[solve.static])
     off = np.linalg.norm(uv - solve.undistorted[:, solve.static], axis=-1)
     assert np.nanmedian(off) < 0.6
+
+
+def test_masked_points_are_made_straight_too() -> None:
+    """Else what was masked before a lens that bends would have no tracks: they are brought to 3D by where they are."""
+    scene = film(*orbit(), same)
+    job = Job.of(scene.points, SIZE, None, ~scene.moving, quiet)
+    bent = Bundle(
+        np.tile(np.eye(3), (FRAMES, 1, 1)), np.zeros((FRAMES, 3)), np.full(FRAMES, FOCAL), np.zeros((0, 3)),
+        job.centre, k1=-0.12,
+    )  # fmt: skip
+    straight = straightened(job, bent)
+    assert (np.isfinite(straight).all(2) == scene.points.visible).all()
+    assert np.nanmax(np.abs(straight - scene.points.uv)[:, scene.moving]) > 1
 
 
 def test_same_points_same_cameras() -> None:

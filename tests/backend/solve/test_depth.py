@@ -73,6 +73,14 @@ def test_what_floats_beside_a_walker_is_as_far_away_as_he_is() -> None:
     assert np.abs(paths[2].depth / paths[1].depth - 1).max() < 0.1
 
 
+def test_what_is_never_larger_than_a_cell_has_a_path_too() -> None:
+    """A ball far away: a mask of it must not end the solve."""
+    small = np.zeros((points().frame_count, 96, 168), np.uint8)
+    small[3:, 60, 80] = 1
+    paths = stand(solved(), true_groups(), small, 1 / fallback().depth, ground.guess(solved()))
+    assert np.isfinite(paths[1].depth).all()
+
+
 def test_the_fallback_is_told_and_what_would_be_better() -> None:
     assert any("retake models pull depth-anything-v2-small" in note for note in fallback().notes)
 

@@ -102,7 +102,7 @@ def test_images_of_numbers_keep_their_numbers_and_names(tmp_path: Path) -> None:
         image = Image.fromarray(layer)
         image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])  # as DAVIS and SAM 2's demos write them
         image.save(tmp_path / f"{t:05}.png")
-    (tmp_path / "names.txt").write_text("1 walker\n2: ball\n")
+    (tmp_path / "names.txt").write_text("1 walker\n2: ball\n", "utf-8-sig")  # as Windows' editor saves it
     given = masks.read(tmp_path, range(1, 4), SIZE)
     np.testing.assert_array_equal(given.labels, true[1:4])
     assert dict(given.names) == {1: "walker", 2: "ball"}
@@ -116,6 +116,35 @@ def test_images_of_colours_are_numbered_and_made_smaller(tmp_path: Path) -> None
     given = masks.read(tmp_path, range(2), SIZE)
     assert given.labels.shape == (2, 384, 672)
     assert set(np.unique(given.labels)) == {0, 1, 2}
+
+
+def test_images_of_colours_may_have_nothing_in_them(tmp_path: Path) -> None:
+    """Else a clip whose object leaves the picture could not be masked in colours."""
+    true = numbered(3, (96, 160))
+    true[1] = 0
+    for t, layer in enumerate(true):
+        colours = np.zeros((*layer.shape, 3), np.uint8)
+        colours[layer == 1], colours[layer == 2] = (0, 0, 200), (250, 10, 0)
+        write_png(tmp_path / f"{t}.png", colours)
+    given = masks.read(tmp_path, range(3), SIZE)
+    np.testing.assert_array_equal(given.labels > 0, true > 0)
+
+
+def test_images_are_counted_as_people_count(tmp_path: Path) -> None:
+    """Without zeros before its number, image 10 comes after image 9, not after image 1."""
+    for t in range(12):
+        Image.fromarray(np.full((4, 6), t + 1, np.uint8)).save(tmp_path / f"{t}.png")
+    given = masks.read(tmp_path, range(12), SIZE)
+    assert given.labels[:, 0, 0].tolist() == list(range(1, 13))
+
+
+def test_masks_of_one_name_are_objects_of_their_own() -> None:
+    """A solve cannot hold two objects of one name, and would be refused after all its work."""
+    layers = numbered(points().frame_count)
+    given = GivenMasks(layers, {1: "person", 2: "person"})
+    assert find_objects(points(), solved(), given, quiet).names == {0: "background", 1: "person", 2: "person 2"}
+    given = GivenMasks(layers, {1: "background", 2: "ball"})
+    assert find_objects(points(), solved(), given, quiet).names == {0: "background", 1: "background 2", 2: "ball"}
 
 
 def test_a_video_per_object_is_named_by_its_file(tmp_path: Path) -> None:
