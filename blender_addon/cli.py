@@ -226,7 +226,11 @@ def _from_scene(arguments: argparse.Namespace) -> _Job:
         edit, settings = edit_script.load(arguments.edit, solve)
     else:
         print("Retake: reading the edit", flush=True)
-        solve, edit = readback.read_edit(context, root)
+        scene = context.scene if root in context.scene.objects[:] else root.users_scene[0]
+        layer = context.view_layer if scene == context.scene else scene.view_layers[0]
+        layer.update()  # one that was never shown may know nothing of its collections
+        with context.temp_override(scene=scene, view_layer=layer):
+            solve, edit = readback.read_edit(bpy.context, root)
     return _Job(root.name, take_requests.footage_path(root), solve, edit, settings, root.retake.first_frame)
 
 

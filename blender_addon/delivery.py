@@ -114,6 +114,12 @@ class Delivery:
         except OSError as error:
             raise takes.cannot_write(self.folder, error) from error
 
+    def keep_inputs(self) -> None:
+        """Write what the take is made of into its folder, where it does not lie yet: it ends, and may be continued.
+        Raises RetakeError."""
+        if self.solve is not None or self.first_frame is not None:
+            self._write_inputs()
+
     def _write_inputs(self) -> None:
         if self.solve is not None and self.edit is not None:
             self.say(Progress(self.folder, "writing the edit", 0, 0))

@@ -20,6 +20,11 @@ def apply(message: ErrandEnded) -> None:
     _last[message.errand] = message
 
 
+def forget() -> None:
+    """Know of none any more: nobody is left to tell how those on their way end."""
+    _last.clear()
+
+
 def running(errand: str) -> bool:
     """Whether one of this kind is on its way."""
     return errand in _last and _last[errand] is None

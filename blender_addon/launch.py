@@ -82,11 +82,13 @@ class Place:
     def _run(self, *words: str) -> str:
         """Run `retake` with these words as this home's backend would; its last line. Raises RetakeError."""
         command, environ = self.program(*words)
+        environ["PYTHONIOENCODING"] = "utf-8"
         hidden = {"creationflags": 0x08000000} if os.name == "nt" else {}
         try:
             done = subprocess.run(
-                command, env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, **hidden
-            )
+                command, env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding="utf-8",
+                errors="replace", check=False, **hidden,
+            )  # fmt: skip
         except OSError as error:
             raise self.cannot_run(command, error) from None
         lines = (done.stderr if done.returncode else done.stdout).strip().splitlines()
@@ -114,7 +116,10 @@ def backend_command(written: str = "") -> list[str]:
         if found is None:
             raise RetakeError("the folder holds no `retake` program.", str(path), _REMEDY)
         return [found]
-    words = [str(path)] if path.is_file() else shlex.split(written, posix=os.name != "nt")
+    try:
+        words = [str(path)] if path.is_file() else shlex.split(written, posix=os.name != "nt")
+    except ValueError as error:
+        raise RetakeError(f"is no command line ({error}).", written, _REMEDY) from None
     if shutil.which(words[0]) is None:
         raise RetakeError("there is no such program.", words[0], _REMEDY)
     if len(words) == 1 and Path(words[0]).name.lower().startswith("python"):

@@ -76,6 +76,7 @@ class Link:
         first_frame: the artist's edited picture, which is copied into the folder. A take that the backend has already
         is followed from where it stands; one that failed there begins anew.
         """
+        self._cancelled.discard(folder)  # a Cancel that came when the take had just ended
         self._requests.put(
             Delivery(folder, record, solve, edit, True, self._say, self._stop_if_asked, first_frame=first_frame)
         )
@@ -155,13 +156,16 @@ class Link:
                 self._say(run(place))
             except RetakeError as error:
                 self._say(ErrandEnded(errand, False, str(error)))
+            except Exception as error:  # a bug must reach the artist, who would wait for its end for ever
+                words = f"Retake itself failed ({type(error).__name__}: {error}). Report this."
+                self._say(ErrandEnded(errand, False, words))
 
         threading.Thread(target=work, name=f"Retake {errand}", daemon=True).start()
 
     def move(self, place: Place) -> None:
-        """From now on the backend is at `place`."""
-        if place != self.place:
-            self.place = place
+        """From now on the backend is at `place`. What only its next start will need cuts no take off."""
+        before, self.place = self.place, place
+        if (place.home, place.connection_file) != (before.home, before.connection_file):
             self._ask(self._disconnect)
 
     def messages(self) -> list[LinkMessage]:
@@ -213,6 +217,9 @@ class Link:
                 self._fail(error)
             except Exception as error:  # a bug must reach the artist and must not end the thread
                 self._fail(RetakeError(f"Retake itself failed ({type(error).__name__}: {error}).", "", "Report this."))
+        for job in self._jobs:
+            with contextlib.suppress(RetakeError):
+                job.keep_inputs()
         self._drop_client()
 
     def _answer_requests(self) -> None:
@@ -435,6 +442,8 @@ class Link:
     def _end(self, job: Delivery, state: str, error: str = "", remedy: str = "") -> None:
         self._jobs.remove(job)
         self._cancelled.discard(job.folder)
+        with contextlib.suppress(RetakeError):  # or it could not be continued
+            job.keep_inputs()
         record = replace(job.record, state=state, error=error, remedy=remedy)
         # The folder may be gone, or the disk full, which may be the very error: then the message alone tells it.
         with contextlib.suppress(OSError):

@@ -47,10 +47,10 @@ def backend() -> Backend:
 
 
 def redraw() -> None:
-    """Have the areas that show takes drawn again."""
+    """Have the areas that show takes, models or the backend drawn again."""
     for window in bpy.context.window_manager.windows:
         for area in window.screen.areas:
-            if area.type in ("VIEW_3D", "SEQUENCE_EDITOR", "PREFERENCES"):
+            if area.type in ("VIEW_3D", "CLIP_EDITOR", "SEQUENCE_EDITOR", "PREFERENCES"):
                 area.tag_redraw()
 
 

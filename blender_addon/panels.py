@@ -188,30 +188,31 @@ class RETAKE_PT_objects(ShotTab, bpy.types.Panel):
         root = shots.active_shot(context)
         active = objects.handle_of(context.view_layer.objects.active)
         column = layout.column(align=True)
-        for handle in objects.handles_of(root):
+        addresses = objects.addresses(root)
+        for handle, address in addresses.items():
             own = handle.retake_handle
             row = column.row(align=True)
             icon = "WORLD" if own.number == BACKGROUND else "EMPTY_AXIS"
             chosen = row.operator("retake.select_object", text=own.label, icon=icon, depress=handle == active)
             chosen.handle = handle.name
             name = "retake.restore_object" if own.removed else "retake.remove_object"
-            row.operator(name, text="", icon="HIDE_ON" if own.removed else "HIDE_OFF").object = own.label
+            row.operator(name, text="", icon="HIDE_ON" if own.removed else "HIDE_OFF").object = address
         if active is None or objects.root_of(active) != root:
             wrapped(layout, context, "Select an object, then move its handle and key it.")
             return
-        own = active.retake_handle
+        own, address = active.retake_handle, addresses.get(active, "")
         timing = _timing_in_words(own)
         if timing:
             layout.label(text=timing, icon="TIME")
         if own.number != BACKGROUND:
             row = layout.row(align=True)
             row.prop(own, "depth", slider=True)
-            row.operator("retake.slide_depth", text="", icon="CON_TRACKTO").object = own.label
+            row.operator("retake.slide_depth", text="", icon="CON_TRACKTO").object = address
         grid = layout.grid_flow(row_major=True, columns=2, even_columns=True, align=True)
-        grid.operator("retake.retime", text="Retime…", icon="TIME").object = own.label
-        grid.operator("retake.duplicate_object", text="Duplicate", icon="DUPLICATE").object = own.label
-        grid.operator("retake.select_tracks", text="Tracks", icon="RESTRICT_SELECT_OFF").object = own.label
-        grid.operator("retake.reset_object", text="Reset", icon="LOOP_BACK").object = own.label
+        grid.operator("retake.retime", text="Retime…", icon="TIME").object = address
+        grid.operator("retake.duplicate_object", text="Duplicate", icon="DUPLICATE").object = address
+        grid.operator("retake.select_tracks", text="Tracks", icon="RESTRICT_SELECT_OFF").object = address
+        grid.operator("retake.reset_object", text="Reset", icon="LOOP_BACK").object = address
 
 
 def _timing_in_words(own: bpy.types.RetakeHandle) -> str:

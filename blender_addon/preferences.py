@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import bpy
@@ -23,6 +24,17 @@ DEVICES = (
 )
 
 
+def _absolute(name: str) -> Callable[[RetakePreferences, bpy.types.Context], None]:
+    """Has a path that the file browser made relative to the open .blend mean the same in every other one."""
+
+    def update(page: RetakePreferences, _context: bpy.types.Context) -> None:
+        path = getattr(page, name)
+        if path.startswith("//") and bpy.data.filepath:
+            setattr(page, name, bpy.path.abspath(path))
+
+    return update
+
+
 class RetakePreferences(bpy.types.AddonPreferences):
     """The preferences' page."""
 
@@ -34,6 +46,7 @@ class RetakePreferences(bpy.types.AddonPreferences):
         description="The retake program, the folder of its environment, its Python, or a command line. "
         f"Empty: what ${BACKEND_VARIABLE} says, else retake on the PATH",
         subtype="FILE_PATH",
+        update=_absolute("backend_command"),
     )
     device: EnumProperty(
         name="Device",
@@ -52,13 +65,17 @@ class RetakePreferences(bpy.types.AddonPreferences):
         name="Start When Needed", description="Generate starts the backend if it does not run", default=True
     )
     connection_file: StringProperty(
-        name="Connection File", description="The connection.json in that backend's folder", subtype="FILE_PATH"
+        name="Connection File",
+        description="The connection.json in that backend's folder",
+        subtype="FILE_PATH",
+        update=_absolute("connection_file"),
     )
     cache_folder: StringProperty(
         name="Cache",
         description="Where the backend keeps jobs, footage, its log and weights. Empty: Retake's own folder; the weights "
         "then lie where the program retake has them in a terminal",
         subtype="DIR_PATH",
+        update=_absolute("cache_folder"),
     )
 
     def draw(self, context: bpy.types.Context) -> None:

@@ -32,6 +32,7 @@ from bpy.types import Collection, Mesh, MovieClip, Object, PropertyGroup, Scene,
 from retake_shared.errors import BadShot
 
 from . import engine_settings
+from .paths import BLEND_RELATIVE
 from .scene import objects
 
 ROLES = (  # files keep their places: new ones come last
@@ -150,10 +151,16 @@ class RetakeShot(PropertyGroup):
         name="Footage",
         description="The video, or the first picture of a sequence",
         subtype="FILE_PATH",
+        options=BLEND_RELATIVE,
         get=lambda self: self.clip.filepath if self.clip else "",
         set=_set_footage,
     )
-    solve: StringProperty(name="Solve", description="The file that the solve was read from", subtype="FILE_PATH")
+    solve: StringProperty(
+        name="Solve",
+        description="The file that the solve was read from",
+        subtype="FILE_PATH",
+        options=BLEND_RELATIVE,
+    )
     report: StringProperty(name="Report", description="What the import found and changed, a line each")
     solve_report: StringProperty(name="Solve report", description="How far the solve can be trusted, as JSON")
     start: IntProperty(name="Start", description="Scene frame of the footage's first frame", default=1)
@@ -189,8 +196,8 @@ class RetakeState(PropertyGroup):
     job: StringProperty()
     job_state: EnumProperty(name="Job", items=JOB_STATES, default="IDLE")
     stage: StringProperty()
-    done: IntProperty()
-    total: IntProperty()
+    done: FloatProperty(description="Of total; bytes of a long video are more than an int holds")
+    total: FloatProperty()
     started: FloatProperty(description="time.monotonic() at the start of the job, as float: only for time left")
     message: StringProperty()
     cancel: BoolProperty(description="The user asked the running job to stop")

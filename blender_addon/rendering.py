@@ -267,8 +267,8 @@ def _found_again(folder: Path) -> tuple[bpy.types.Object, bpy.types.RetakeTake] 
     """The take after an undo took it off its list; None when its shot is not in this .blend."""
     with contextlib.suppress(RetakeError):
         found = takes.look(folder)
-        root = bpy.data.objects.get(found.record.shot)
-        if root is not None and root.retake_role == "SHOT" and folder.parent == take_list.takes_parent():
+        root = next((root for root in take_list.shots() if root.name == found.record.shot), None)
+        if root is not None and folder.parent == take_list.takes_parent():
             return root, take_list.enter(root, found)
     return None
 
@@ -276,6 +276,9 @@ def _found_again(folder: Path) -> tuple[bpy.types.Object, bpy.types.RetakeTake] 
 @bpy.app.handlers.persistent
 def _on_load(_path: str = "", _unused: object = None) -> None:
     watch_nothing(bpy.context)
+    link = linked.in_use()
+    if link is not None:  # the window manager may be another file's now, and the link tells only changes
+        apply(link.backend)
     reconcile(bpy.context)
 
 
@@ -288,4 +291,5 @@ def unregister() -> None:
     bpy.app.handlers.load_post.remove(_on_load)
     linked.close()
     models.forget()
+    errands.forget()
     _waiting.clear()

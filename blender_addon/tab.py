@@ -1,4 +1,4 @@
-"""The sidebar tab: what its panels have in common, and the one picture that they show.
+"""The sidebar tab: what its panels have in common, and the pictures that they show.
 
 Its panels come in the order of work: Shot, Objects, Camera (`panels`), Generate, Takes, Backend (`take_panels`).
 """
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from .scene import shots
 
 _pictures: bpy.utils.previews.ImagePreviewCollection | None = None
+_MOST_PICTURES = 4
+"""A solve, a take and the takes of other windows may be in sight together; one must not push the other out."""
 
 
 def picture(
@@ -22,8 +24,11 @@ def picture(
 ) -> None:
     """The picture at `path`: from pixels (h, w, 4) at once, without them as soon as Blender's thread has read it."""
     key = str(path)
-    if key not in _pictures:
-        _pictures.clear()
+    if key in _pictures:
+        _pictures[key] = _pictures.pop(key)  # the newest again
+    else:
+        while len(_pictures) >= _MOST_PICTURES:
+            del _pictures[next(iter(_pictures))]
         if pixels is None:
             _pictures.load(key, key, "IMAGE")
         else:

@@ -16,8 +16,8 @@ from .takes import TakeOnDisk
 
 
 def shots() -> Iterator[bpy.types.Object]:
-    """The roots of all shots in the .blend."""
-    return (ob for ob in bpy.data.objects if ob.retake_role == "SHOT")
+    """The roots of all shots in the .blend's scenes; one that was deleted may still be among its objects."""
+    return (ob for ob in bpy.data.objects if ob.retake_role == "SHOT" and ob.users_scene)
 
 
 def takes_parent() -> Path:
@@ -87,7 +87,7 @@ def fill_strip(root: bpy.types.Object, item: bpy.types.RetakeTake) -> None:
     if strip is None and files:
         first = root.retake.start + item.frames[0]
         length = item.frames[1] - item.frames[0]
-        strip = sequencer.add_take_strip(scene, files, f"{root.name} {item.name}", first, length)
+        strip = sequencer.add_take_strip(scene, files, sequencer.label(root.name, item.name), first, length)
         item.strip = strip.name
         _show_sequencer(scene)
     elif strip is not None and len(files) > len(strip.elements):

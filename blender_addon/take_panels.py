@@ -48,8 +48,8 @@ def draw_running(layout: bpy.types.UILayout, context: bpy.types.Context) -> None
         picture(layout, *latest)
 
 
-def _amount(count: int) -> str:
-    return f"{count / 2**20:.1f}" if count > 100_000 else str(count)
+def _amount(count: float) -> str:
+    return f"{count / 2**20:.1f}" if count > 100_000 else f"{count:.0f}"
 
 
 class RETAKE_PT_generate(ShotTab, bpy.types.Panel):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import bpy
-from retake_shared.errors import BadShot
+from retake_shared.errors import BadFile, BadShot
 from retake_shared.shot import EDIT_FILE, FIRST_FRAME_FILE, SOLVE_FILE, Edit, RenderSettings, Solve
 
 from . import engine_settings, linked, models, rendering, take_list, takes
@@ -81,8 +81,10 @@ def first_frame_path(root: bpy.types.Object, settings: RenderSettings) -> Path |
 
 def footage_path(root: bpy.types.Object) -> Path:
     """The shot's video. Raises BadShot when it is not where it was."""
+    if root.retake.clip is None:
+        raise BadShot("its movie clip is gone.", root.name, "Undo its deletion, or import the shot again.")
     path = Path(bpy.path.abspath(root.retake.footage))
-    if path.is_dir() or (root.retake.clip is not None and root.retake.clip.source == "SEQUENCE"):
+    if path.is_dir() or root.retake.clip.source == "SEQUENCE":
         raise BadShot(
             "the footage is a sequence of pictures; the backend takes a video file.", str(path),
             "Make a lossless video of it (FFmpeg) and import the shot from that.",
@@ -123,9 +125,11 @@ def begin_again(
 ) -> Path:
     """Render the edit of the take in `folder` once more, as a new take; return its folder. Raises RetakeError.
 
-    settings: in place of the take's own; an edited first frame is then the panel's, too.
+    settings: in place of the take's own, but for the frames; an edited first frame is then the panel's, too.
     """
     old = takes.look(folder).record
+    if settings is not None:  # the edit's frames stay its own
+        settings = replace(settings, frames=old.settings.frames)
     first_frame = first_frame_path(root, settings) if settings else None
     record = JobRecord(
         root.name,
@@ -141,6 +145,10 @@ def begin_again(
     try:
         for name in (SOLVE_FILE, EDIT_FILE, *((FIRST_FRAME_FILE,) if record.first_frame_sha256 else ())):
             _link_or_copy(folder / name, new / name)
+    except FileNotFoundError as error:
+        takes.delete(new)
+        what = "the take ended before its edit was written."
+        raise BadFile(what, str(folder), "Generate a new take.") from error
     except OSError as error:
         takes.delete(new)
         raise takes.cannot_write(new, error) from error

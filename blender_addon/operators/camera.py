@@ -10,7 +10,7 @@ from retake_shared import camera_moves
 from retake_shared.shot import Cameras
 
 from ..scene import camera, objects, target_camera
-from .editing import ShotOperator, chosen_handle
+from .editing import ShotOperator, chosen_handle, footage_frame
 
 EASES = (
     ("smooth", "Smooth", "Start and stop at rest"),
@@ -120,7 +120,7 @@ class RETAKE_OT_freeze_camera(ShotOperator, bpy.types.Operator):
     )
 
     def run(self, context: bpy.types.Context, root: bpy.types.Object) -> str:
-        at = (context.scene.frame_current if self.frame == -1 else self.frame) - root.retake.start
+        at = footage_frame(context, root, self.frame)
         target_camera.write(root, camera_moves.freeze(target_camera.read(context, root), at))
         return ""
 
@@ -138,7 +138,11 @@ class RETAKE_OT_reset_camera(ShotOperator, bpy.types.Operator):
             name = f"{root.name} camera"
             made = camera.create(name, cameras, np.array(shot.origin), tuple(shot.pixel_aspect), shot.start)
             made.retake_role, made.parent = "TARGET_CAMERA", root
-            shot.collection.objects.link(made)
+            objects.collection_of(root).objects.link(made)
+            if shot.source_camera is not None:
+                like = shot.source_camera.data
+                made.data.clip_start, made.data.clip_end = like.clip_start, like.clip_end
+                made.data.display_size = like.display_size
             if shot.clip is not None:
                 camera.show_footage(made, shot.clip, 0.5)
             shot.target_camera = context.scene.camera = made

@@ -11,16 +11,17 @@ from ..scene import objects, picking, shots
 
 
 def chosen_handle(context: bpy.types.Context, label: str = "") -> bpy.types.Object:
-    """The handle of that label in the active shot; without a label that of the active object. Raises BadShot."""
+    """The handle of that label, or address, in the active shot; without one that of the active object. Raises BadShot."""
     root = shots.active_shot(context)
     if root is None:
         raise BadShot("there is no shot.", "scene", "Import one first.")
-    handles = objects.handles_of(root)
     if label:
-        for handle in handles:
-            if handle.retake_handle.label == label:
-                return handle
-        names = ", ".join(handle.retake_handle.label for handle in handles)
+        handles = objects.addresses(root)
+        labelled = [handle for handle in handles if handle.retake_handle.label == label]
+        found = labelled if len(labelled) == 1 else [h for h, name in handles.items() if name == label] or labelled
+        if found:
+            return found[0]
+        names = ", ".join(handles.values())
         raise BadShot(f'there is no object "{label}".', root.name, f"The shot has: {names}.")
     handle = objects.handle_of(context.active_object)
     if handle is None:
@@ -28,9 +29,20 @@ def chosen_handle(context: bpy.types.Context, label: str = "") -> bpy.types.Obje
     return handle
 
 
-def selected_rows(context: bpy.types.Context) -> np.ndarray:
-    """Rows of the tracks whose empties are selected."""
-    return np.unique([ob.retake_track for ob in context.selected_objects if ob.retake_track >= 0]).astype(np.int64)
+def selected_rows(context: bpy.types.Context, root: bpy.types.Object) -> np.ndarray:
+    """Rows of the tracks whose empties are selected, those of another shot left out."""
+    tracks = [ob for ob in context.selected_objects if ob.retake_track >= 0 and objects.root_of(ob) in (root, None)]
+    return np.unique([ob.retake_track for ob in tracks]).astype(np.int64)
+
+
+def footage_frame(context: bpy.types.Context, root: bpy.types.Object, frame: int) -> int:
+    """The footage frame of a scene frame, -1 being the current one. Raises BadShot outside the shot."""
+    shot = root.retake
+    frame = context.scene.frame_current if frame == -1 else frame
+    if not shot.start <= frame < shot.start + shot.frames:
+        remedy = f"Use one of frames {shot.start} to {shot.start + shot.frames - 1}."
+        raise BadShot(f"frame {frame} is not in the shot.", root.name, remedy)
+    return frame - shot.start
 
 
 class ShotOperator:
@@ -84,7 +96,7 @@ class RETAKE_OT_add_object(ShotOperator, bpy.types.Operator):
         return context.window_manager.invoke_props_dialog(self)
 
     def run(self, context: bpy.types.Context, root: bpy.types.Object) -> str:
-        rows = selected_rows(context)
+        rows = selected_rows(context, root)
         handle = objects.add_object(root, self.name, rows)
         activate(context, handle)
         return f"{handle.retake_handle.label}: {len(rows)} tracks"
@@ -97,7 +109,7 @@ class RETAKE_OT_assign_selected(ObjectOperator, bpy.types.Operator):
     bl_label = "Assign Selected Tracks"
 
     def run(self, context: bpy.types.Context, root: bpy.types.Object) -> str:
-        rows = selected_rows(context)
+        rows = selected_rows(context, root)
         if not len(rows):
             raise BadShot("no track is selected.", root.name, "Select track empties first, by box select for example.")
         return _assigned(objects.assign(root, rows, self.handle(context)))
@@ -110,9 +122,6 @@ class PictureOperator(ObjectOperator):
         name="Frame", description="Scene frame of the picture. -1: the current one", default=-1, options={"SKIP_SAVE"}
     )
     hidden: BoolProperty(name="Covered too", description="Also tracks that something covers at that frame")
-
-    def footage_frame(self, context: bpy.types.Context, root: bpy.types.Object) -> int:
-        return (context.scene.frame_current if self.frame == -1 else self.frame) - root.retake.start
 
 
 class RETAKE_OT_assign_box(PictureOperator, bpy.types.Operator):
@@ -134,7 +143,7 @@ class RETAKE_OT_assign_box(PictureOperator, bpy.types.Operator):
 
     def run(self, context: bpy.types.Context, root: bpy.types.Object) -> str:
         box = (self.left, self.top, self.right, self.bottom)
-        handle, frame = self.handle(context), self.footage_frame(context, root)
+        handle, frame = self.handle(context), footage_frame(context, root, self.frame)
         rows = picking.rows_in_box(objects.current_solve(root), frame, box, self.hidden)
         return _assigned(objects.assign(root, rows, handle))
 
@@ -153,7 +162,7 @@ class RETAKE_OT_assign_mask(PictureOperator, bpy.types.Operator):
         return {"RUNNING_MODAL"}
 
     def run(self, context: bpy.types.Context, root: bpy.types.Object) -> str:
-        handle, frame = self.handle(context), self.footage_frame(context, root)
+        handle, frame = self.handle(context), footage_frame(context, root, self.frame)
         mask = picking.load_mask(self.filepath)
         rows = picking.rows_in_mask(objects.current_solve(root), frame, mask, self.hidden)
         return _assigned(objects.assign(root, rows, handle))
@@ -166,7 +175,8 @@ class RETAKE_OT_select_tracks(ObjectOperator, bpy.types.Operator):
     bl_label = "Select Tracks"
 
     def run(self, context: bpy.types.Context, _root: bpy.types.Object) -> str:
-        empties = objects.empties_under(self.handle(context))
+        layer = context.view_layer.objects  # those that it excludes cannot be selected
+        empties = [empty for empty in objects.empties_under(self.handle(context)) if layer.get(empty.name) == empty]
         for selected in context.selected_objects:
             selected.select_set(False)
         for empty in empties:
@@ -250,9 +260,11 @@ class RETAKE_OT_retime(ObjectOperator, bpy.types.Operator):
 
 
 def activate(context: bpy.types.Context, ob: bpy.types.Object) -> None:
-    """Make this the only selected object, and the active one."""
+    """Make this the only selected object, and the active one, unless the view layer excludes it."""
     for selected in context.selected_objects:
         selected.select_set(False)
+    if context.view_layer.objects.get(ob.name) != ob:
+        return
     context.view_layer.objects.active = ob
     ob.select_set(True)
 

@@ -39,7 +39,7 @@ class RETAKE_OT_generate(bpy.types.Operator):
 
     bl_idname = "retake.generate"
     bl_label = "Generate Take"
-    bl_options = {"REGISTER", "UNDO"}
+    bl_options = {"UNDO"}  # no REGISTER: to adjust or repeat it would hold the window until the take is done
 
     folder: StringProperty(
         name="Folder",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import degrees, radians
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from bpy.props import BoolProperty, FloatProperty, IntProperty, StringProperty
 from retake_shared.errors import BadFile, RetakeError
 from retake_shared.formats import Hints
 
+from ..paths import BLEND_RELATIVE
 from ..scene import footage_clip, pairing, shots
 
 
@@ -25,14 +26,14 @@ class RETAKE_OT_import_shot(bpy.types.Operator):
         name="Footage",
         description="The video, or the first picture of a sequence. Empty: the one that lies with the solve",
         subtype="FILE_PATH",
-        options={"SKIP_SAVE"},
+        options={"SKIP_SAVE", *BLEND_RELATIVE},
     )
     solve: StringProperty(
         name="Solve",
         description="What any solver that Retake reads made of it: a file, or one of a folder's. "
         "Empty: the one with the video",
         subtype="FILE_PATH",
-        options={"SKIP_SAVE"},
+        options={"SKIP_SAVE", *BLEND_RELATIVE},
     )
     density: IntProperty(
         name="Empties",
@@ -47,7 +48,7 @@ class RETAKE_OT_import_shot(bpy.types.Operator):
         default=True,
     )
     step: IntProperty(
-        name="Every n-th frame",
+        name="Every n-th Frame",
         description="The solver looked at every n-th frame of the video only. 0: find out",
         default=0,
         min=0,
@@ -71,6 +72,8 @@ class RETAKE_OT_import_shot(bpy.types.Operator):
         options={"HIDDEN", "SKIP_SAVE"},
     )
     browsing: BoolProperty(options={"HIDDEN", "SKIP_SAVE"})
+
+    _at_stake: Sequence[str] = ()  # also where no dialog came before: Adjust Last Operation draws this, too
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
@@ -97,9 +100,9 @@ class RETAKE_OT_import_shot(bpy.types.Operator):
             footage, solve = self._files()
             if self.browsing and not bpy.app.background:
                 # The browser is closed now; what the scene would lose is asked for in a dialog of its own.
-                return bpy.ops.retake.import_shot(
-                    "INVOKE_DEFAULT", footage=footage, solve=solve, density=self.density, set_scene=self.set_scene,
-                    step=self.step, fov=self.fov, camera=self.camera,
+                return asked_again(
+                    self, bpy.ops.retake.import_shot, footage=footage, solve=solve, density=self.density,
+                    set_scene=self.set_scene, step=self.step, fov=self.fov, camera=self.camera,
                 )  # fmt: skip
             root = shots.import_files(
                 context, footage, solve, density=self.density, set_scene=self.set_scene, step=self.step or None,
@@ -159,6 +162,15 @@ def _partner(kind: str, given: str, find: Callable[[Path], Path | None], what: s
     if found is None:
         raise BadFile(f"there is no {what} with it.", str(file), remedy)
     return str(found)
+
+
+def asked_again(operator: bpy.types.Operator, ask: Callable[..., set[str]], **properties: object) -> set[str]:
+    """Open the dialog of an operator whose file browser has just closed; what it refuses is reported."""
+    try:
+        return ask("INVOKE_DEFAULT", **properties)
+    except RuntimeError as error:  # what it reported
+        operator.report({"ERROR"}, str(error).removeprefix("Error:").strip())
+        return {"CANCELLED"}
 
 
 def look_through_camera(context: bpy.types.Context) -> None:

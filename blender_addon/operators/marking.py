@@ -61,7 +61,7 @@ class RETAKE_OT_mark_moving(bpy.types.Operator):
         return {"FINISHED"}
 
     def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
-        self._area, self._added, self._camera = context.area, 0, ""
+        self._area, self._added, self._camera = context.area, 0, None
         if self._area is None or self._area.type not in ("VIEW_3D", "CLIP_EDITOR"):
             self.report({"ERROR"}, "Start it in a 3D view or in the Movie Clip Editor.")
             return {"CANCELLED"}
@@ -103,10 +103,10 @@ class RETAKE_OT_mark_moving(bpy.types.Operator):
         return None if view is None or at is None else (view, at)
 
     def _look_through(self, context: bpy.types.Context) -> None:
-        """Turn the view to the footage; the scene's camera comes back in the end."""
+        """Turn the view to the footage; the scene's camera, or that it had none, comes back in the end."""
         root = shots.active_shot(context)
         space = self._area.spaces.active
-        if root is not None and not space.use_local_camera:
+        if root is not None and root.retake.source_camera is not None and not space.use_local_camera:
             self._camera = context.scene.camera.name if context.scene.camera is not None else ""
             context.scene.camera = root.retake.source_camera
             space.region_3d.view_perspective = "CAMERA"
@@ -124,7 +124,7 @@ class RETAKE_OT_mark_moving(bpy.types.Operator):
             self._area.header_text_set(None)
         # By name: undo, which works meanwhile, makes all objects anew.
         camera = context.scene.objects.get(self._camera) if self._camera else None
-        if camera is not None:
+        if camera is not None or self._camera == "":
             context.scene.camera = camera
         _redraw(context)
         return {"FINISHED"} if self._added else {"CANCELLED"}
@@ -169,7 +169,7 @@ class RETAKE_OT_show_mark(_MarkOperator, bpy.types.Operator):
     bl_label = "Show Mark"
 
     def run(self, context: bpy.types.Context, clip: bpy.types.MovieClip) -> None:
-        context.scene.frame_set(clip.frame_start + clip.retake_marks[self.index].frame - 1)
+        context.scene.frame_set(clip.frame_start - clip.frame_offset + clip.retake_marks[self.index].frame - 1)
 
 
 def _redraw(context: bpy.types.Context) -> None:

@@ -76,7 +76,7 @@ class RETAKE_OT_slide_depth(ObjectOperator, bpy.types.Operator):
         except RetakeError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
-        self.object = self._handle.retake_handle.label
+        self.object = objects.addresses(shots.active_shot(context)).get(self._handle, "")
         self._before = self.depth = self._handle.retake_handle.depth
         self._x = event.mouse_x
         context.window_manager.modal_handler_add(self)
@@ -102,8 +102,8 @@ class RETAKE_OT_slide_depth(ObjectOperator, bpy.types.Operator):
         return {"RUNNING_MODAL"}
 
     def _tell(self, context: bpy.types.Context) -> None:
-        words = f"{self.object}: depth × {self.depth:.3f}   |   Shift: small steps, Enter: done, Esc: back"
-        context.area.header_text_set(words)
+        words = f"{self._handle.retake_handle.label}: depth × {self.depth:.3f}"
+        context.area.header_text_set(f"{words}   |   Shift: small steps, Enter: done, Esc: back")
 
 
 register, unregister = bpy.utils.register_classes_factory(

@@ -12,9 +12,10 @@ from retake_shared.errors import BadShot, RetakeError
 
 from .. import linked, rendering, solving
 from ..messages import Printer
+from ..paths import BLEND_RELATIVE
 from ..scene import footage_clip, marking, pairing
 from ..solve_report import LIGHTS, parsed
-from .importing import look_through_camera
+from .importing import asked_again, look_through_camera
 
 LENSES = (
     ("UNKNOWN", "Unknown", "Find it out from the footage"),
@@ -37,7 +38,7 @@ class RETAKE_OT_solve_footage(bpy.types.Operator):
         name="Footage",
         description="A video, or the first picture of a sequence",
         subtype="FILE_PATH",
-        options={"SKIP_SAVE"},
+        options={"SKIP_SAVE", *BLEND_RELATIVE},
     )
     filter_glob: StringProperty(
         default=";".join(f"*{suffix}" for suffix in (*pairing.VIDEOS, *pairing.PICTURES)),
@@ -107,10 +108,9 @@ class RETAKE_OT_solve_footage(bpy.types.Operator):
         return context.window_manager.invoke_props_dialog(self, width=420, confirm_text="Solve")
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        if (
-            self.browsing and not bpy.app.background
-        ):  # the browser is closed now; the options have a dialog of their own
-            return bpy.ops.retake.solve_footage("INVOKE_DEFAULT", filepath=self.filepath)
+        if self.browsing and not bpy.app.background:
+            # The browser is closed now; the options have a dialog of their own.
+            return asked_again(self, bpy.ops.retake.solve_footage, filepath=self.filepath)
         try:
             job = solving.job_for(self.filepath, self._words(), self.set_scene)
             solving.begin(context, job)

@@ -145,8 +145,10 @@ class RETAKE_OT_compare(_TakeOperator, bpy.types.Operator):
             take_list.fill_strip(root, take)
             mine = sequencer.find(scene, take.strip)
         shot = root.retake
-        footage = f"{root.name} footage"
+        footage = sequencer.label(root.name, "footage")
         if self.against == "FOOTAGE":
+            if shot.clip is None:
+                raise RetakeError("its movie clip is gone.", root.name, "Undo its deletion, or choose another take.")
             other = sequencer.add_footage_strip(scene, shot.clip, footage, shot.start)
         else:
             other = sequencer.find(scene, shot.takes[int(self.against[4:])].strip)
@@ -173,9 +175,9 @@ class RETAKE_OT_restore_edit(_TakeOperator, bpy.types.Operator):
     def act(self, context, root, take, folder) -> set[str]:
         solve = archive.load_solve(folder / SOLVE_FILE)
         edit = archive.load_edit(folder / EDIT_FILE)
+        settings = takes.read_record(folder).settings
         for note in restore.restore(context, root, solve, edit):
             self.report({"WARNING"}, note)
-        settings = takes.read_record(folder).settings
         shot = root.retake
         for note in engine_settings.write(shot, settings.engine, settings.options):
             self.report({"WARNING"}, note)

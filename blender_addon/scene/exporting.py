@@ -130,11 +130,9 @@ def baked(
     made: list[bpy.types.Object] = []
     try:
         aspect = tuple(shot.pixel_aspect)
-        size = Fraction(*shot.fps)
-        footage = root.retake
         render = scene.render
-        render.fps, render.fps_base = footage_clip.scene_rate(size)
-        render.resolution_x, render.resolution_y, render.resolution_percentage = *footage.size, 100
+        render.fps, render.fps_base = footage_clip.scene_rate(Fraction(*shot.fps))
+        render.resolution_x, render.resolution_y, render.resolution_percentage = *shot.size, 100
         render.pixel_aspect_x, render.pixel_aspect_y = aspect
         scene.frame_start, scene.frame_end = shot.start, shot.start + len(content) - 1
         made.append(camera.create(f"{root.name} camera", content.cameras, np.zeros(3), aspect, shot.start))
@@ -195,7 +193,9 @@ def _run(context: bpy.types.Context, scene: bpy.types.Scene, kind: str, path: Pa
             raise RetakeError(f"Blender did not write it as {label}.", str(path), "Look into Blender's console.")
         part.replace(path)
     except RuntimeError as error:  # an operator's report of an error
-        raise RetakeError(f"Blender did not write it as {label}: {str(error).strip()}", str(path)) from error
+        raise RetakeError(
+            f"Blender did not write it as {label}: {str(error).strip()}", str(path), "Look into Blender's console."
+        ) from error
     except OSError as error:
         raise RetakeError(
             f"cannot be written: {error.strerror or error}.", str(path), "Choose a place that you may write to."

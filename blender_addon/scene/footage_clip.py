@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from fractions import Fraction
 from pathlib import Path
 
@@ -99,6 +100,7 @@ def apply_settings(
     render.resolution_x, render.resolution_y, render.resolution_percentage = footage.width, footage.height, 100
     render.pixel_aspect_x, render.pixel_aspect_y = aspect
     scene.frame_start, scene.frame_end = start, start + frames - 1
-    scene.view_settings.view_transform = "Standard"
-    scene.view_settings.look = "None"
+    with contextlib.suppress(TypeError):  # a studio's own colour configuration may have other names, or other needs
+        scene.view_settings.view_transform = "Standard"
+        scene.view_settings.look = "None"
     scene.view_settings.exposure, scene.view_settings.gamma = 0.0, 1.0

@@ -48,7 +48,7 @@ def view_of(context: bpy.types.Context, area: bpy.types.Area, region: bpy.types.
     clip = getattr(space, "clip", None)
     if area.type != "CLIP_EDITOR" or clip is None:
         return None
-    frame = context.scene.frame_current - clip.frame_start + 1
+    frame = context.scene.frame_current - clip.frame_start + clip.frame_offset + 1
     low, high = (region.view2d.view_to_region(*corner, clip=False) for corner in ((0.0, 0.0), (1.0, 1.0)))
     return _view(clip, frame, low, high)
 
@@ -58,9 +58,10 @@ def _through_camera(scene: bpy.types.Scene, space: bpy.types.SpaceView3D, region
     looking = space.region_3d
     if camera is None or camera.retake_role != "SOURCE_CAMERA" or looking.view_perspective != "CAMERA":
         return None
-    shot = objects.root_of(camera).retake
-    if shot.clip is None:
+    root = objects.root_of(camera)
+    if root is None or root.retake.clip is None:  # the root was deleted, or the clip
         return None
+    shot = root.retake
     turned = camera.matrix_world.normalized()
     corners = [location_3d_to_region_2d(region, looking, turned @ v) for v in camera.data.view_frame(scene=scene)]
     if None in corners:

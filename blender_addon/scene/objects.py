@@ -37,10 +37,28 @@ def handle_of(part: bpy.types.Object | None) -> bpy.types.Object | None:
     return part
 
 
+def collection_of(root: bpy.types.Object) -> bpy.types.Collection:
+    """The shot's own collection; where the artist deleted that, the one in which its root was left."""
+    return root.retake.collection or next(iter(root.users_collection), None) or bpy.context.scene.collection
+
+
 def handles_of(root: bpy.types.Object) -> list[bpy.types.Object]:
     """The handles in the shot's collection: first each object's own, by number, then the copies, by name."""
-    handles = [ob for ob in root.retake.collection.objects if ob.retake_role == "HANDLE"]
+    handles = [ob for ob in collection_of(root).objects if ob.retake_role == "HANDLE"]
+    if root.retake.collection is None:  # other shots may be there, too
+        handles = [handle for handle in handles if root_of(handle) == root]
     return sorted(handles, key=lambda ob: (is_copy(ob), ob.retake_handle.number, ob.name))
+
+
+def addresses(root: bpy.types.Object) -> dict[bpy.types.Object, str]:
+    """What operators call each handle by: its label, or its empty's name where another has the same label, as what
+    Blender's own Duplicate made has."""
+    handles = handles_of(root)
+    labels = [handle.retake_handle.label for handle in handles]
+    return {
+        handle: label if labels.count(label) == 1 else handle.name
+        for handle, label in zip(handles, labels, strict=True)
+    }
 
 
 def is_copy(handle: bpy.types.Object) -> bool:
@@ -142,7 +160,7 @@ def create_handle(
     handle.color = colour(number)
     handle.parent = root
     handle.location = own.centre
-    root.retake.collection.objects.link(handle)
+    collection_of(root).objects.link(handle)
     return handle
 
 
@@ -231,7 +249,7 @@ def duplicate(root: bpy.types.Object, handle: bpy.types.Object, label: str = "")
     copy.retake_handle.number = _free_number(root, solve)
     copy.color = colour(copy.retake_handle.number)
     curves.make_single_user(copy)
-    root.retake.collection.objects.link(copy)
+    collection_of(root).objects.link(copy)
     if handle.parent is not None and handle.parent.retake_role == "RAIL":
         view_ray.ensure_rail(root, copy)
 
@@ -246,6 +264,8 @@ def duplicate(root: bpy.types.Object, handle: bpy.types.Object, label: str = "")
 def tracks_collection(root: bpy.types.Object) -> bpy.types.Collection:
     """Where the shot's empties are, apart from its cameras and handles, so that the outliner stays readable."""
     own = root.retake.collection
+    if own is None:
+        return collection_of(root)
     return own.children[0] if len(own.children) else own
 
 

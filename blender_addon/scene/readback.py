@@ -118,6 +118,8 @@ def unkeyed_changes(context: bpy.types.Context, root: bpy.types.Object) -> list[
                 value = ob.path_resolve(fcurve.data_path)
             except ValueError:
                 continue
+            if isinstance(value, str):  # a keyed choice
+                continue
             value = value if isinstance(value, (int, float)) else value[fcurve.array_index]
             if abs(float(value) - fcurve.evaluate(frame)) > 1e-5 * max(1.0, abs(float(value))):
                 changed.append(ob.name)
@@ -140,7 +142,7 @@ def _cast(scene: bpy.types.Scene, root: bpy.types.Object, solve: Solve) -> _Cast
     in_scene = set(scene.objects)
     handles = [handle for handle in objects.handles_of(root) if handle in in_scene]
     index_of = {handle: index for index, handle in enumerate(handles)}
-    in_shot = set(root.retake.collection.all_objects)
+    in_shot = set(objects.collection_of(root).all_objects)
     empties, rows, under = [], [], []
     for ob in in_scene:
         row = ob.retake_track

@@ -6,6 +6,7 @@ scene has the footage's size first (`footage_clip.apply_settings`).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,9 @@ import bpy
 
 FOOTAGE_CHANNEL = 1
 """The footage lies at the bottom, takes above it."""
+
+MOST_BYTES = 61
+"""Of a strip's name: Blender cuts off the rest, and then finds no strip by the whole name."""
 
 
 def scene_of(context: bpy.types.Context) -> bpy.types.Scene:
@@ -23,6 +27,12 @@ def scene_of(context: bpy.types.Context) -> bpy.types.Scene:
 def strips(scene: bpy.types.Scene) -> list[bpy.types.Strip]:
     """The top-level strips of the scene; empty when it has no sequencer yet."""
     return list(_collection(scene.sequence_editor)) if scene.sequence_editor else []
+
+
+def label(shot: str, what: str) -> str:
+    """The name of a strip that shows something of a shot, by which it is found again: short enough for Blender."""
+    room = MOST_BYTES - len(f" {what}".encode())
+    return f"{shot.encode()[:room].decode(errors='ignore')} {what}"
 
 
 def find(scene: bpy.types.Scene, name: str) -> bpy.types.Strip | None:
@@ -67,7 +77,8 @@ def add_take_strip(
         fit_method="FIT",
     )
     strip.blend_type = "REPLACE"
-    strip.colorspace_settings.name = "sRGB"
+    with contextlib.suppress(TypeError):  # a studio's own colour configuration may call it otherwise
+        strip.colorspace_settings.name = "sRGB"
     grow_strip(strip, files[1:])
     return strip
 

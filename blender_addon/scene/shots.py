@@ -81,7 +81,7 @@ def import_shot(
             "Bring it to the footage's size first (fitting.bind).",
         )
     with all_or_nothing():
-        root = _build(context.scene, footage, solve, max(density, 0), report or [])
+        root = _build(context, footage, solve, max(density, 0), report or [])
     scene, shot = context.scene, root.retake
     if set_scene:
         footage_clip.apply_settings(scene, footage, len(solve), shot.start, tuple(shot.pixel_aspect))
@@ -94,11 +94,13 @@ def import_shot(
     return root
 
 
-def _build(scene: bpy.types.Scene, footage: Footage, solve: Solve, density: int, report: list[str]) -> bpy.types.Object:
-    clip = footage_clip.load_clip(footage.path)
+def _build(
+    context: bpy.types.Context, footage: Footage, solve: Solve, density: int, report: list[str]
+) -> bpy.types.Object:
+    scene, clip = context.scene, footage_clip.load_clip(footage.path)
     solve, thinned = reference.thinned(solve)
     name = Path(footage.path).stem or "shot"
-    collection, tracks_collection = _collections(scene, name)
+    collection, tracks_collection = _collections(context, name)
     root = bpy.data.objects.new(name, None)
     root.retake_role = "SHOT"
     collection.objects.link(root)
@@ -165,12 +167,16 @@ def scale_of(solve: Solve) -> float:
         return 1.0
 
 
-def _collections(scene: bpy.types.Scene, name: str) -> tuple[bpy.types.Collection, bpy.types.Collection]:
-    """New collections for a shot and, inside it, for its tracks, under the scene's collection for all shots."""
-    parent = next((c for c in scene.collection.children if c.name.split(".")[0] == PARENT_COLLECTION), None)
+def _collections(context: bpy.types.Context, name: str) -> tuple[bpy.types.Collection, bpy.types.Collection]:
+    """New collections for a shot and, inside it, for its tracks, under the scene's collection for all shots; under
+    another one where the artist has excluded that from the view layer, in which nothing of the shot could be selected.
+    """
+    context.view_layer.update()  # one that was never shown may know nothing of its collections
+    included = [layer.collection for layer in context.view_layer.layer_collection.children if not layer.exclude]
+    parent = next((c for c in included if c.name.split(".")[0] == PARENT_COLLECTION), None)
     if parent is None:
         parent = bpy.data.collections.new(PARENT_COLLECTION)
-        scene.collection.children.link(parent)
+        context.scene.collection.children.link(parent)
     own, inner = bpy.data.collections.new(name), bpy.data.collections.new(f"{name} tracks")
     parent.children.link(own)
     own.children.link(inner)

@@ -53,6 +53,7 @@ def write(root: bpy.types.Object, cameras: Cameras) -> None:
     target.delta_location, target.delta_rotation_euler = (0, 0, 0), (0, 0, 0)
     target.delta_rotation_quaternion, target.delta_scale = (1, 0, 0, 0), (1, 1, 1)
     target.scale, target.rotation_mode = (1, 1, 1), "QUATERNION"
+    target.data.type = "PERSP"
     target.data.sensor_fit, target.data.sensor_width = "HORIZONTAL", camera.SENSOR_WIDTH
     camera.key(target, cameras, np.array(shot.origin), tuple(shot.pixel_aspect), shot.start)
 

@@ -30,7 +30,10 @@ DEFAULT_MARKERS = 150
 
 def solved_clips() -> list[bpy.types.MovieClip]:
     """The movie clips of this .blend whose camera is solved."""
-    return [clip for clip in bpy.data.movieclips if _camera_object(clip).reconstruction.is_valid]
+    return [
+        clip for clip in bpy.data.movieclips
+        if any(part.is_camera and part.reconstruction.is_valid for part in clip.tracking.objects)
+    ]  # fmt: skip
 
 
 def import_clip(
@@ -360,7 +363,7 @@ def follow_clip(root: bpy.types.Object, clip: bpy.types.MovieClip) -> tuple[bpy.
     made.matrix_basis = Matrix((shift @ similarity).tolist())
     follow = made.constraints.new("CAMERA_SOLVER")
     follow.use_active_clip, follow.clip = False, clip
-    root.retake.collection.objects.link(made)
+    objects.collection_of(root).objects.link(made)
     return made, away
 
 

@@ -51,7 +51,8 @@ def ensure_rail(root: bpy.types.Object, handle: bpy.types.Object) -> bpy.types.O
     rail = bpy.data.objects.new(f"{handle.name} view ray", None)
     rail.retake_role, rail.parent = "RAIL", root
     rail.empty_display_size, rail.hide_select = 0.0, True
-    root.retake.collection.objects.link(rail)
+    for collection in handle.users_collection:
+        collection.objects.link(rail)
     for axis in range(3):
         _drive(rail, "location", axis, "(1 - depth) * place", depth=(handle, DEPTH),
                place=(camera, f"location[{axis}]"))  # fmt: skip

@@ -259,6 +259,7 @@ def test_a_deleted_camera_comes_back(shot, read, assert_identity):
     bpy.data.objects.remove(root.retake.target_camera)
     assert bpy.ops.retake.reset_camera() == {"FINISHED"}
     assert bpy.context.scene.camera == root.retake.target_camera
+    assert root.retake.target_camera.data.clip_end == root.retake.source_camera.data.clip_end
     assert_identity(read(root), solve)
 
 
@@ -294,3 +295,75 @@ def test_edits_undo_in_one_step(shot):
     assert len(objects.handles_of(root)) == 3
     solve, edit = readback.read_edit(bpy.context, root)
     assert not (edit.positions - solve.tracks.positions).any()
+
+
+def test_of_two_with_one_label_the_one_meant_is_changed(shot):
+    """Blender's own Duplicate copies the label."""
+    root, _ = shot
+    first = handle(root, "man")
+    second = first.copy()
+    root.retake.collection.objects.link(second)
+    addresses = objects.addresses(root)
+    assert addresses[first] != addresses[second]
+    assert addresses[handle(root, "ball")] == "ball"
+    bpy.ops.retake.remove_object(object=addresses[second])
+    assert (first.retake_handle.removed, second.retake_handle.removed) == (False, True)
+    bpy.ops.retake.remove_object(object=addresses[first])
+    assert first.retake_handle.removed
+
+
+def test_selected_tracks_of_another_shot_are_left_alone(shot, make_footage, make_solve):
+    footage = make_footage(folder_name="second")
+    other = shots.import_shot(bpy.context, footage, make_solve(footage, seed=1), set_scene=False)
+    root, solve = shot
+    theirs, ours = (objects.empties_under(handle(r, "ball"))[:2] for r in (other, root))
+    row = ours[0].retake_track
+    select(theirs[1], ours[0])
+    bpy.context.view_layer.objects.active = root
+    bpy.ops.retake.assign_selected(object="man")
+    changed = objects.current_solve(root).tracks.objects != solve.tracks.objects
+    assert np.flatnonzero(changed).tolist() == [row]
+
+
+def test_a_frame_outside_the_shot_is_told_in_the_numbers_of_the_timeline(shot):
+    root, _ = shot
+    last = root.retake.start + root.retake.frames - 1
+    for run in (
+        lambda: bpy.ops.retake.freeze_camera(frame=last + 5),
+        lambda: bpy.ops.retake.assign_box(object="man", frame=last + 5, right=9, bottom=9),
+    ):
+        with pytest.raises(RuntimeError, match=rf"frame {last + 5} is not in the shot.*{root.retake.start} to {last}"):
+            run()
+
+
+def test_what_the_view_layer_excludes_is_edited_all_the_same(shot):
+    root, _ = shot
+    bpy.context.view_layer.layer_collection.children["Retake"].exclude = True
+    assert bpy.ops.retake.duplicate_object(object="man") == {"FINISHED"}
+    assert bpy.ops.retake.select_tracks(object="man") == {"FINISHED"}
+    assert len(objects.handles_of(root)) == 4
+
+
+def test_a_shot_whose_collection_was_deleted_goes_on(shot, read, assert_identity):
+    """Delete in the outliner moves what was in it one up."""
+    root, solve = shot
+    own = root.retake.collection
+    parent = bpy.data.collections["Retake"]
+    for ob in own.objects:
+        parent.objects.link(ob)
+    for inner in own.children:
+        parent.children.link(inner)
+    bpy.data.collections.remove(own)
+    assert root.retake.collection is None
+    assert [h.retake_handle.label for h in objects.handles_of(root)] == ["background", "man", "ball"]
+    assert_identity(read(root), solve)
+    assert bpy.ops.retake.duplicate_object(object="man") == {"FINISHED"}
+    handle(root, "ball").retake_handle.depth = 0.5
+    assert len(objects.handles_of(root)) == 4
+
+
+def test_the_camera_is_a_perspective_camera_again_after_a_reset(shot, read, assert_identity):
+    root, solve = shot
+    root.retake.target_camera.data.type = "ORTHO"
+    assert bpy.ops.retake.reset_camera() == {"FINISHED"}
+    assert_identity(read(root), solve)

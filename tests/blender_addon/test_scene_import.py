@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import types
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -294,3 +295,71 @@ def test_the_footage_moves_with_the_blend(shot, tmp_path):
     found = Path(bpy.path.abspath(bpy.data.objects[name].retake.footage))
     assert found == tmp_path / "there" / "clips" / "picture_0000.png"
     assert found.is_file()
+
+
+def test_a_second_shot_comes_in_where_the_first_is_excluded(shot, make_footage, make_solve):
+    root, _ = shot
+    bpy.context.view_layer.layer_collection.children["Retake"].exclude = True
+    footage = make_footage(folder_name="second")
+    other = shots.import_shot(bpy.context, footage, make_solve(footage), set_scene=False)
+    assert bpy.context.view_layer.objects.active == other
+    assert bpy.context.view_layer.layer_collection.children["Retake"].exclude
+    assert bpy.context.view_layer.objects.get(root.name) is None
+
+
+@pytest.mark.filterwarnings("error:.*blend relative")
+def test_a_shot_comes_in_by_paths_beside_the_blend(make_footage, make_solve, tmp_path):
+    footage = make_footage()
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "shot.blend"))
+    archive.save(tmp_path / "clip.solve.npz", make_solve(footage))
+    shutil.copytree(Path(footage.path).parent, tmp_path / "pictures")
+    assert bpy.ops.retake.import_shot(
+        footage=f"//pictures/{Path(footage.path).name}", solve="//clip.solve.npz"
+    ) == {"FINISHED"}  # fmt: skip
+    shot = bpy.context.scene.retake_shot.retake
+    shot.footage = f"//pictures/{Path(footage.path).name}"
+    assert shot.solve == "//clip.solve.npz"
+
+
+def test_what_a_dialog_refuses_after_the_file_browser_is_a_report(fresh_scene):
+    """And no traceback."""
+    from blender_addon.operators.importing import asked_again
+
+    told = []
+    operator = types.SimpleNamespace(report=lambda kind, words: told.append((kind, words)))
+    assert asked_again(operator, bpy.ops.retake.solve_footage, filepath="/nowhere.mp4") == {"CANCELLED"}
+    assert told[0][0] == {"ERROR"}
+    assert "is not there" in told[0][1]
+    assert "Traceback" not in told[0][1]
+
+
+def test_a_shot_in_another_scene_is_read_there_and_a_deleted_one_not_at_all(shot, monkeypatch, assert_identity):
+    from blender_addon import cli, take_list, take_requests
+
+    root, solve = shot
+    monkeypatch.setattr(take_requests, "footage_path", lambda root: Path(root.retake.footage))
+    here, other, parent = bpy.context.scene, bpy.data.scenes.new("other"), bpy.data.collections["Retake"]
+    other.collection.children.link(parent)
+    here.collection.children.unlink(parent)
+    job = cli._from_scene(types.SimpleNamespace(shot=root.name, edit=None))
+    assert_identity(job.edit, solve)
+    other.collection.children.unlink(parent)
+    assert bpy.data.objects.get(root.name) == root
+    assert not list(take_list.shots())
+
+
+def test_a_deleted_clip_is_told_by_its_name(shot):
+    from blender_addon import take_requests
+
+    root, _ = shot
+    bpy.data.movieclips.remove(root.retake.clip)
+    with pytest.raises(BadShot, match="movie clip is gone"):
+        take_requests.footage_path(root)
+
+
+def test_a_script_imports_into_a_scene_that_was_never_shown(make_footage, make_solve):
+    footage = make_footage()
+    scene = bpy.data.scenes.new("other")
+    with bpy.context.temp_override(scene=scene, view_layer=scene.view_layers[0]):
+        root = shots.import_shot(bpy.context, footage, make_solve(footage), set_scene=True)
+    assert scene.objects.get(root.name) == root

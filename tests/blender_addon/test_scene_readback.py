@@ -331,3 +331,9 @@ def test_a_scene_that_changes_while_it_is_read_is_told(shot):
     bpy.data.objects.remove(objects.empties_under(handle(root, "man"))[0])
     with pytest.raises(BadShot, match="changed while it was read"):
         next(steps)
+
+
+def test_a_keyed_choice_is_no_change(shot):
+    root, _ = shot
+    handle(root, "man").keyframe_insert("rotation_mode", frame=1)
+    assert readback.unkeyed_changes(bpy.context, root) == []

@@ -115,3 +115,11 @@ def test_a_picture_sequence_as_footage(shot):
     assert sequencer.span(strip) == (1, 9)
     assert sequencer.scene_of(bpy.context) == scene
     assert shots.active_shot(bpy.context) == root
+
+
+@pytest.mark.parametrize("name", ["short", "a very long name " * 8, "é長い名前" * 20])
+def test_a_strip_is_found_by_its_name_however_long_the_shots_is(scene, take, name):
+    files, _ = take
+    label = sequencer.label(name, "footage")
+    assert sequencer.add_take_strip(scene, files, label, 1).name == label
+    assert label.endswith(" footage")

@@ -435,3 +435,14 @@ def test_undo_while_rendering_loses_no_take(video_shot, monkeypatch):
     take = the_take(bpy.data.objects[name])
     assert take.state == "DONE"
     assert len(the_strip(take).elements) == len(solve)
+
+
+def test_render_again_keeps_to_the_frames_of_the_take(video_shot):
+    root, _ = video_shot
+    bpy.ops.retake.generate()
+    shot = root.retake
+    shot.use_range, shot.range = True, (shot.start + 2, shot.start + 3)
+    bpy.ops.retake.render_again(use_panel=True)
+    first, second = shot.takes
+    assert second.state == "DONE"
+    assert tuple(first.frames) == tuple(second.frames)

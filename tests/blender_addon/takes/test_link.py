@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 from retake_shared import archive, connection, protocol
+from retake_shared.errors import RetakeError
 from retake_shared.shot import frame_name
 
 from blender_addon import takes
 from blender_addon.launch import Place, backend_command
 from blender_addon.link import Link
-from blender_addon.messages import Backend, FrameArrived, Progress, TakeEnded
+from blender_addon.messages import Backend, ErrandEnded, FrameArrived, Progress, TakeEnded
 
 
 @pytest.fixture
@@ -320,3 +321,53 @@ def test_the_backend_is_found_by_program_python_environment_or_command_line(back
     assert backend_command(f'"{backend_python}" -m retake_backend.cli') == [backend_python, "-m", "retake_backend.cli"]
     monkeypatch.setenv("RETAKE_BACKEND", backend_python)
     assert backend_command("") == [backend_python, "-m", "retake_backend.cli"]
+
+
+def test_a_take_that_no_backend_took_keeps_its_edit_and_is_continued(tmp_path, place, make_take, inputs, trial):
+    """Or the artist who installs the backend after the first try has lost the edit."""
+    _, solve, edit = inputs
+    link = Link(Place(tmp_path / "another home", command="/nowhere/retake"))
+    folder, record = make_take(trial())
+    link.render(folder, record, solve, edit)
+    listen(link, lambda m: isinstance(m, TakeEnded), limit=20)
+    link.close()
+    link = Link(place)
+    link.render(folder, takes.read_record(folder))
+    assert wait(link, folder).state == "done"
+    link.close()
+    assert whole(folder, len(solve))
+
+
+def test_what_the_next_start_needs_cuts_no_take_off(link, place, make_take, inputs, trial):
+    _, solve, edit = inputs
+    folder, record = make_take(trial(seconds=0.1))
+    link.render(folder, record, solve, edit)
+    listen(link, lambda m: isinstance(m, FrameArrived))
+    link.move(replace(place, cores=1))
+    assert wait(link, folder).state == "done"
+
+
+def test_words_that_are_no_command_line_are_told():
+    with pytest.raises(RetakeError, match="no command line"):
+        backend_command('"retake serve')
+
+
+def test_an_errand_that_breaks_ends_all_the_same(tmp_path, monkeypatch):
+    def broken(*_):
+        raise UnicodeError("odd")
+
+    monkeypatch.setattr(Place, "save_frame", broken)
+    link = Link(Place(tmp_path))
+    link.save_frame(tmp_path / "a.mp4", 0, tmp_path / "a.png")
+    ended = listen(link, lambda m: isinstance(m, ErrandEnded), limit=10)[-1]
+    link.close()
+    assert not ended.good
+    assert "Report this" in ended.words
+
+
+def test_a_cancel_that_came_too_late_does_not_stop_the_next_try(link, make_take, inputs, trial):
+    _, solve, edit = inputs
+    folder, record = make_take(trial())
+    link.cancel(folder)
+    link.render(folder, record, solve, edit)
+    assert wait(link, folder).state == "done"

@@ -241,3 +241,28 @@ def test_a_solve_that_was_cut_short_keeps_its_marks(clip, blend):  # noqa: F811
         json.dumps({"footage": job.footage, "out": job.out, "words": list(job.words), "set_scene": True})
     )
     assert read_record(Path(job.record)).words == job.words
+
+
+def test_without_its_root_a_source_camera_shows_no_footage(shot):
+    root, _ = shot
+    bpy.context.scene.camera = root.retake.source_camera
+    area, region = through_camera(root)
+    bpy.data.objects.remove(root)
+    assert marking.view_of(bpy.context, area, region) is None
+
+
+def test_a_clip_with_an_offset_is_marked_in_the_frame_that_it_shows(shot):
+    root, _ = shot
+    footage = root.retake.clip
+    footage.frame_offset = 2
+    corners = types.SimpleNamespace(view_to_region=lambda x, y, **_: (x * 320, y * 180))
+    area = types.SimpleNamespace(
+        type="CLIP_EDITOR", spaces=types.SimpleNamespace(active=types.SimpleNamespace(clip=footage))
+    )
+    bpy.context.scene.frame_set(footage.frame_start + 1)
+    view = marking.view_of(bpy.context, area, types.SimpleNamespace(view2d=corners))
+    assert view.frame == 4
+    marking.add(footage, view.frame, 5, 5)
+    bpy.context.scene.frame_set(footage.frame_start)
+    bpy.ops.retake.show_mark(index=0)
+    assert bpy.context.scene.frame_current == footage.frame_start + 1

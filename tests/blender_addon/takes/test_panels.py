@@ -15,8 +15,8 @@ import pytest
 from retake_shared import connection
 from retake_shared.client import Models, ModelState
 
-from blender_addon import models, panels, rendering, take_panels
-from blender_addon.messages import Backend, ModelsTold
+from blender_addon import models, panels, rendering, tab, take_panels
+from blender_addon.messages import Backend, ModelsTold, Progress
 from blender_addon.scene import objects
 
 ICONS = set(bpy.types.UILayout.bl_rna.functions["label"].parameters["icon"].enum_items.keys())
@@ -320,3 +320,87 @@ def test_the_preferences_offer_no_download_of_what_comes_with_the_backend(told, 
         text for text in texts if text in ("Get", "Get Again", "Get the Rest", "Import…", "Verify", "Remove")
     ] == buttons
     assert any("Comes with the backend" in text for text in texts) == ("shipped" in state)
+
+
+def test_a_long_videos_bytes_are_shown(shot):
+    state = bpy.context.window_manager.retake
+    rendering.watch(bpy.context, Path("/take"))
+    rendering.apply(Progress(Path("/take"), "sending the footage", 2 << 30, 4 << 30))
+    assert "Sending the footage 2048.0/4096.0" in drawn()
+    assert state.done / state.total == 0.5
+    rendering.watch_nothing(bpy.context)
+
+
+@pytest.mark.filterwarnings("ignore:.*blend relative")  # newer Blenders make no such path by themselves
+def test_a_folder_chosen_beside_one_blend_is_the_same_in_the_next(add_on, tmp_path):
+    from blender_addon import preferences
+
+    page = preferences.preferences(bpy.context)
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "one.blend"))
+    page.cache_folder = "//cache"
+    try:
+        assert Path(page.cache_folder) == tmp_path / "cache"
+    finally:
+        page.property_unset("cache_folder")
+
+
+def test_the_import_is_drawn_without_a_dialog_before_it(shot):
+    """As Adjust Last Operation does after a solve has come in."""
+    from blender_addon.operators.importing import RETAKE_OT_import_shot as kind
+
+    texts = []
+    operator = types.SimpleNamespace(
+        layout=Layout(texts), browsing=False, set_scene=True, _files=lambda: ("a.mp4", "b.npz"),
+        _at_stake=kind._at_stake, bl_rna=bpy.ops.retake.import_shot.get_rna_type(),
+    )  # fmt: skip
+    monkey = Layout.prop
+    try:
+        Layout.prop = lambda self, data, name, **_: None
+        kind.draw(operator, bpy.context)
+    finally:
+        Layout.prop = monkey
+    assert texts == ["Footage: a.mp4", "Solve: b.npz"]
+
+
+def test_after_another_file_is_opened_the_panel_still_knows_the_backend(monkeypatch):
+    """The window manager is another then, and the link tells only changes."""
+    from blender_addon import linked
+
+    monkeypatch.setattr(linked, "_link", types.SimpleNamespace(backend=Backend("lost", "It went away.")))
+    bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
+    assert bpy.context.window_manager.retake.backend_state == "LOST"
+
+
+def test_pictures_in_sight_together_do_not_push_each_other_out(monkeypatch):
+    class Pictures(dict):
+        loaded = 0
+
+        def load(self, key, _path, _kind):
+            self.loaded += 1
+            self[key] = types.SimpleNamespace(icon_id=0)
+
+    monkeypatch.setattr(tab, "_pictures", Pictures())
+    for _ in range(3):
+        for name in ("solve.png", "take.png"):
+            tab.picture(Layout([]), Path(name))
+    assert tab._pictures.loaded == 2
+    for number in range(20):
+        tab.picture(Layout([]), Path(f"{number}.png"))
+    assert len(tab._pictures) == tab._MOST_PICTURES
+
+
+def test_switched_off_and_on_again_nothing_waits_for_an_errand_of_before():
+    from blender_addon import errands
+
+    errands.begin("import")
+    rendering.unregister()
+    rendering.register()
+    assert not errands.running("import")
+
+
+def test_a_shot_whose_collection_was_deleted_is_drawn(shot):
+    root, _ = shot
+    for ob in root.retake.collection.objects[:]:
+        bpy.data.collections["Retake"].objects.link(ob)
+    bpy.data.collections.remove(root.retake.collection)
+    assert "man" in drawn()
