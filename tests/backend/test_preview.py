@@ -402,6 +402,18 @@ def test_object_grouped_by_the_artist_needs_no_mask(walk: tuple) -> None:
         assert psnr(frame.rgb, truth) > 26
 
 
+def test_object_whose_tracks_lie_on_one_line_is_found(walk: tuple) -> None:
+    """A rope's tracks span no area, and no mask says how thick it is."""
+    _, cameras, footage, _ = walk
+    wall = np.random.default_rng(0).uniform((-3, -2, 6), (3, 2, 6), (200, 3))
+    rope = np.stack([np.linspace(-0.15, 0.15, 12), np.zeros(12), np.full(12, 4.0)], 1)
+    positions = np.tile(np.concatenate([wall, rope]), (FRAMES, 1, 1))
+    tracks = Tracks.make(positions, objects=np.repeat([0, 1], [len(wall), len(rope)]))
+    solve = Solve(cameras, tracks, object_names={0: "background", 1: "rope"})
+    edit = scenes.translate(Edit.identity(solve), 1, (0.2, 0, 0))
+    assert len(scenes.render(footage, solve, edit, frames=(2, 3))) == 1
+
+
 def test_cameras_alone_turn_exactly_and_say_that_depth_is_missing() -> None:
     boards, cameras = [scenes.background()], scenes.still_cameras()
     footage, solve = scenes.shoot(boards, cameras)
@@ -420,7 +432,7 @@ def test_cameras_alone_turn_exactly_and_say_that_depth_is_missing() -> None:
     assert "no parallax" in engine.notes()[0]
 
 
-@pytest.mark.parametrize("size", [(65, 97), (33, 21), (97, 48)])
+@pytest.mark.parametrize("size", [(65, 97), (33, 21), (97, 48), (33, 1)])
 @pytest.mark.parametrize("frames", [1, 2])
 def test_odd_portrait_tiny_and_single_frames(size: tuple[int, int], frames: int) -> None:
     path = np.tile([0.1, 0, 4.0], (frames, 1))

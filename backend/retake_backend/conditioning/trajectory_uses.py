@@ -83,7 +83,8 @@ def video_trajectories(
     source_cameras, target_cameras = _at(solve.cameras, frames), _at(edit.cameras, frames)
     positions = solve.tracks.positions[frames][:, rows]
     source = trajectories_from_points(positions, solve.tracks.visibility[frames][:, rows], source_cameras)
-    moment = np.clip(np.rint(edit.source_frame[frames]).astype(int), 0, len(solve) - 1)
+    # Half frames go up, as in the preview.
+    moment = np.clip(np.floor(edit.source_frame[frames] + 0.5), 0, len(solve) - 1).astype(int)
     seen = solve.tracks.visibility[moment, rows] & edit.present[frames]
     target = trajectories_from_points(edit.positions[frames], seen, target_cameras)
     if depth is None:

@@ -29,6 +29,7 @@ from ..weights.store import WeightStore
 from .base import Progress, RenderedFrame, RenderRequest, Report
 from .diffusion.framing import Fitted
 from .diffusion.reprojection import Reprojection
+from .diffusion.sampling import window_generator
 from .diffusion.watched import watched
 from .diffusion.windows import Window, in_order, plan_windows, window_notes
 from .draft_composition import Composition, Mask, Picture
@@ -137,7 +138,7 @@ class _Run:
             self._brought(moved),
             torch.from_numpy(holes)[None, None].to(self.profile.device, torch.float32),
             self._tracks(indices, fitted).to(self.profile.device),
-            self._generator(which[0]),
+            window_generator(self.request.settings.seed, which[0]),
             self.options["steps"],
         )
         rgb = ((made[0].permute(1, 2, 3, 0).cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
@@ -168,13 +169,6 @@ class _Run:
         """(F, h, w, 3) uint8 -> (1, 3, F, h, w) float32 in [-1, 1] on the device."""
         video = torch.from_numpy(pictures).permute(3, 0, 1, 2)[None]
         return video.to(self.profile.device, torch.float32) / 127.5 - 1
-
-    def _generator(self, number: int) -> torch.Generator:
-        """All of a window's chance, on the CPU: the seed itself for the first window."""
-        seed = self.request.settings.seed
-        if number:
-            seed = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
-        return torch.Generator("cpu").manual_seed(seed)
 
     def _loaded(self) -> DraftModel:
         weights = self.folder / WEIGHTS

@@ -179,8 +179,8 @@ class Followed:
         job.note(f"No trajectory guides {where}: {why}. The picture follows what it starts from alone.")
 
 
-_TICKS = 49
-"""Ticks of learning the objects (`Mattes.learn` on 16 frames)."""
+_TICKS = 33
+"""Ticks of learning the objects (`Mattes.learn` on 16 frames; on fewer they are fewer)."""
 
 
 def unedited(request: RenderRequest) -> bool:

@@ -8,6 +8,7 @@ paper does: where the edit moves that frame already, from the preview of it.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -271,24 +272,21 @@ class SvdCodec(VideoCodec):
 
     def encode(self, frames: NDArray[np.uint8], report: Report | None = None, stage: str = "encoding") -> Tensor:
         """sRGB frames (F, H, W, 3) uint8 -> latents (1, C, F, h, w) float32 on the CPU, scaled as they are denoised."""
-        memory.place(self.vae, self.profile, "vae")
         made = []
-        with torch.no_grad():
+        with self._on_device():
             for index, frame in enumerate(frames):
                 if report is not None:
                     report(Progress(stage, index, len(frames)))
                 pixels = torch.from_numpy(frame.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
                 mode = self.vae.encode(pixels.to(self.profile.device, self.profile.vae_dtype)).latent_dist.mode()
                 made.append(mode.float().cpu() * self._factor)
-        memory.put_aside(self.vae, self.profile)
         return torch.stack(made, 2)
 
     def decode(self, latents: Tensor, report: Report | None = None, stage: str = "decoding") -> NDArray[np.uint8]:
         """Latents (1, C, F, h, w) on any device -> sRGB frames (F, H, W, 3) uint8."""
-        memory.place(self.vae, self.profile, "vae")
         frames, made = latents[0].transpose(0, 1), []
         at_once = _DECODED_AT_ONCE[self.profile.name]
-        with torch.no_grad():
+        with self._on_device():
             for start in range(0, len(frames), at_once):
                 if report is not None:
                     report(Progress(stage, start, len(frames)))
@@ -298,8 +296,17 @@ class SvdCodec(VideoCodec):
                 pixels = self.vae.decode(part, num_frames=len(part)).sample
                 levels = (pixels.float().clamp(-1, 1) * 0.5 + 0.5) * 255 + 0.5
                 made.append(levels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
-        memory.put_aside(self.vae, self.profile)
         return np.concatenate(made)
+
+    @contextmanager
+    def _on_device(self) -> Iterator[None]:
+        """The VAE on its device; it leaves that again where the profile says so, also when the user cancels."""
+        memory.place(self.vae, self.profile, "vae")
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            memory.put_aside(self.vae, self.profile)
 
 
 _PULL = "Pull the model again."
@@ -324,9 +331,9 @@ def _part(base: Path, folder: str, kind: Any, dtype: torch.dtype) -> Any:
             local_files_only=True,
             output_loading_info=True,
         )
-    except torch.OutOfMemoryError:
-        raise
     except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        if memory.in_words(error) is not None:  # too little memory is no damage
+            raise
         raise BadFile(f"is no {kind.__name__} in safetensors ({error}).", str(base / folder), _PULL) from error
     # Buffers that older transformers saved are unknown to newer ones: only diffusers' models are held to it.
     for what in ("missing_keys", "unexpected_keys") if issubclass(kind, ModelMixin) else ("missing_keys",):

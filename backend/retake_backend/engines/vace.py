@@ -66,9 +66,9 @@ class VaceEngine(DiffusionEngine):
                 local_files_only=True,
                 output_loading_info=True,
             )
-        except torch.OutOfMemoryError:
-            raise
         except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+            if memory.in_words(error) is not None:  # too little memory is no damage
+                raise
             raise BadFile(
                 f"is no VACE transformer in safetensors ({error}).", str(place), "Pull the model again."
             ) from error

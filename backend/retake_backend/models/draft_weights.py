@@ -12,6 +12,7 @@ from retake_shared.errors import BadFile
 from safetensors import SafetensorError
 
 from ..weights.shipped import WEIGHTS
+from . import memory
 from .draft import DraftTransformer
 from .parts import replaced
 from .refiner import Refiner
@@ -47,9 +48,9 @@ def load_draft(folder: Path, dtype: torch.dtype = torch.float32) -> DraftModel:
         model, found = kind.from_pretrained(
             str(folder), dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
-    except torch.OutOfMemoryError:
-        raise
     except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        if memory.in_words(error) is not None:  # too little memory is no damage
+            raise
         raise BadFile(f"is no {name} in safetensors ({error}).", str(folder), _AGAIN) from error
     for what in ("missing_keys", "unexpected_keys"):
         if found[what]:

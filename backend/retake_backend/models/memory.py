@@ -54,8 +54,9 @@ class Profile:
     device: where the denoiser, the conditioners and the VAE compute. text_device: where the text encoder computes.
     dtype: of the denoiser. vae_dtype, text_dtype: of VAE and text encoder; conditioners that run once are float32.
     fp8: the denoiser's weights are stored in float8 and cast to dtype layer by layer. offload: its blocks come to
-    the device one at a time. tile: the VAE works in tiles. keep: text encoder and VAE stay on the device between
-    their turns. fuse_lora: adapters are merged into the weights. device_words: the device as people know it.
+    the device one at a time. tile: the VAE works in tiles. keep: the VAE stays on the device between its turns, and
+    the text encoder comes to it whole. fuse_lora: adapters are merged into the weights. device_words: the device as
+    people know it.
     """
 
     name: Name

@@ -31,6 +31,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..conditioning.trajectory_attention import TrajectoryAttention
+from . import memory
 from .wan import LoraSettings, RetakeWanTransformer, RopePositions, add_lora
 
 CONDITIONER_WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -99,6 +100,8 @@ def load_base(
             output_loading_info=True,
         )
     except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        if memory.in_words(error) is not None:  # too little memory is no damage
+            raise
         raise BadFile(
             f"is no Wan transformer in safetensors ({error}).", str(source), "Pull the model again."
         ) from error

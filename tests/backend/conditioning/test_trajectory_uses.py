@@ -101,6 +101,15 @@ def test_a_retimed_track_is_looked_for_at_the_moment_that_it_shows():
     assert halves.target.valid[0].any()
 
 
+def test_half_a_frame_shows_the_moment_that_the_preview_shows():
+    """The later one; a slow motion at half speed is between frames at every second one."""
+    visibility = np.ones((FRAMES, 30), bool)
+    visibility[2] = False
+    solve = shot(visibility=visibility)
+    halves = video_trajectories(solve, edited(solve, source_frame=np.full((FRAMES, 30), 2.5)), LATENT)
+    assert halves.target.valid[0].any()
+
+
 def test_removed_tracks_and_duplicates():
     solve = shot()
     present = np.ones((FRAMES, 60), bool)

@@ -66,7 +66,7 @@ def test_known_sizes(footage, content, size):
 def test_footage_that_fits_is_left_alone_bit_for_bit(size, fit):
     fitted = Fitted.plan(size, fit)
     picture = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
-    assert fitted.identity
+    assert fitted.content == fitted.size == size
     assert fitted.bring(picture).tobytes() == picture.tobytes()
     assert fitted.take_back(picture, size).tobytes() == picture.tobytes()
     assert fitted.notes == ()

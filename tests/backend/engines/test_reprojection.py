@@ -68,6 +68,15 @@ def test_invention_in_the_holes_leaves_the_holes_where_they_are(pushed_aside: Re
     assert (moved.rgb != grey)[moved.holes].mean() > 0.9
 
 
+def test_footage_may_have_a_size_that_no_take_is_asked_for_in() -> None:
+    """Takes are asked for from 16 to 8192 px a side; one of the footage's own size is not asked for."""
+    cameras = scenes.still_cameras(2, 40, 8)
+    footage, solve = scenes.shoot([scenes.background(2)], cameras)
+    edit = replace(Edit.identity(solve), cameras=scenes.moved(cameras, np.tile([0.2, 0.0, 0.0], (2, 1))))
+    moved = everything(RenderRequest(footage, solve, edit, RenderSettings(engine="draft")))
+    assert moved.rgb.shape == (2, 8, 40, 3)
+
+
 def test_frames_come_in_any_order_from_one_rendering(pushed_aside: RenderRequest, preview: list) -> None:
     whole, told = Reprojection(pushed_aside, fill="frames"), []
     for asked in ([6, 2, 6], [3]):

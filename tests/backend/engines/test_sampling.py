@@ -160,6 +160,20 @@ def test_a_windows_overlap_stays_what_the_window_before_made_of_it(wan, place, s
     assert not torch.equal(made[:, :, 2:], free[:, :, 2:])
 
 
+@pytest.mark.parametrize("scheduler", ["unipc", "euler", "few-step"])
+def test_a_model_in_bfloat16_does_not_round_the_latents(place, scheduler):
+    """Rounded after every step to 8 bits, many steps would leave grain."""
+    half = load_base(place, dtype=torch.bfloat16).eval()
+    seen = []
+    made = own(
+        half, place, Schedule(3, 1.0, scheduler), dtype=torch.bfloat16,
+        generator=torch.Generator().manual_seed(1), after_step=lambda step: seen.append(step.clean.dtype),
+    )  # fmt: skip
+    assert made.dtype == torch.float32
+    assert set(seen) == {torch.float32}
+    assert not torch.equal(made, made.bfloat16().float())
+
+
 def test_conditioning_reaches_every_forward_of_both_branches(wan, place):
     source = torch.randn(SHAPE)
     plain = own(wan, place, Schedule(2, 5.0, "unipc"))

@@ -11,13 +11,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKLTemporalDecoder
 from retake_backend import cli, footage
 from retake_backend.conditioning import trajectory_attention as conditioning
 from retake_backend.conditioning.trajectory_attention import TrajectoryAttention
 from retake_backend.engines.base import Progress
 from retake_backend.engines.diffusion.framing import Fitted
 from retake_backend.engines.following import checked
-from retake_backend.engines.svd import FRAMES, SvdTrajectories
+from retake_backend.engines.svd import FRAMES, SvdCodec, SvdTrajectories
 from retake_backend.engines.trajectory_attention import TrajectoryAttentionEngine
 from retake_backend.models import memory, parts, resident
 from retake_backend.models.codec import VideoCodec
@@ -223,6 +224,23 @@ def test_stable_video_diffusion_tells_grows_and_stops(request_of):
     assert not any("starts from the preview at strength" in note for note in notes)
     # At frame 2 the edited camera has moved already.
     assert any("starts from the preview of it" in note for note in notes)
+
+
+def test_stable_video_diffusions_vae_leaves_the_device_also_when_cancelled(models, monkeypatch):
+    """Else the next take would find the GPU fuller by it."""
+    profile = memory.choose("cpu")
+    codec = SvdCodec(AutoencoderKLTemporalDecoder.from_pretrained(models / "svd-xt", subfolder="vae"), profile)
+    aside = []
+    monkeypatch.setattr(memory, "put_aside", lambda module, profile: aside.append(module))
+
+    def cancel(progress: Progress):
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        codec.encode(np.zeros((1, HEIGHT, WIDTH, 3), np.uint8), cancel)
+    with pytest.raises(Cancelled):
+        codec.decode(torch.zeros(1, 4, 1, HEIGHT // 8, WIDTH // 8), cancel)
+    assert aside == [codec.vae, codec.vae]
 
 
 def test_few_step_weights_take_the_branches_of_their_base(request_of, models, tmp_path, monkeypatch):

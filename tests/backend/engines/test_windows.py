@@ -33,7 +33,6 @@ def test_windows_cover_the_range_in_lengths_that_the_model_makes(frames, chosen)
     for before, after in pairwise(windows):
         assert after.overlap == before.stop - after.start
         assert after.overlap % 4 == 1
-        assert after.pinned == (after.overlap - 1) // 4 + 1
         assert before.start < after.start < before.stop < after.stop
     if len(windows) > 1:
         assert {each.length for each in windows} == {down(window)}, (

@@ -9,6 +9,7 @@ from retake_backend.conditioning.attention import dot_product_attention
 from retake_backend.conditioning.coordinates import TrackPairs
 from retake_backend.models.draft import DraftTransformer
 from retake_backend.models.draft_weights import load_draft, save_draft
+from retake_backend.models.memory import OutOfMemory, gpu_errors_in_words
 from retake_backend.models.refiner import Refiner, nearest_seen
 from retake_shared.errors import BadFile
 from safetensors.torch import load_file, save_file
@@ -203,6 +204,17 @@ def test_damaged_weights_are_refused_by_name(saved, damage):
     with pytest.raises(BadFile) as error:
         load_draft(folder)
     assert str(folder) in error.value.where
+
+
+def test_too_little_memory_is_no_damage(saved, monkeypatch):
+    model, folder = saved
+
+    def run_out(*args, **kwargs):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 5000000000 bytes.")
+
+    monkeypatch.setattr(type(model), "from_pretrained", run_out)
+    with pytest.raises(OutOfMemory, match="main memory"), gpu_errors_in_words():
+        load_draft(folder)
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import UNetSpatioTemporalConditionModel, WanPipeline, WanTransformer3DModel
 from retake_backend.conditioning.trajectory_attention import TrajectoryAttention
+from retake_backend.models.memory import OutOfMemory, gpu_errors_in_words
 from retake_backend.models.parts import load_base, load_branches, load_parts, save_branches, save_parts
 from retake_backend.models.wan import LoraSettings, RetakeWanTransformer, add_lora
 from retake_shared.errors import BadFile
@@ -192,6 +193,17 @@ def test_a_base_that_is_not_whole_or_not_safetensors_is_refused(base, tmp_path):
         load_base(tmp_path)
     with pytest.raises(BadFile, match="no Wan transformer in safetensors"):
         load_base("nobody/has-this")  # and no network is asked
+
+
+def test_too_little_memory_for_a_base_is_no_damage(base, monkeypatch):
+    """Who is told to pull the model again would download it for nothing."""
+
+    def run_out(*args, **kwargs):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 5000000000 bytes.")
+
+    monkeypatch.setattr(RetakeWanTransformer, "from_pretrained", run_out)
+    with pytest.raises(OutOfMemory, match="main memory"), gpu_errors_in_words():
+        load_base(base)
 
 
 def test_the_distilled_base_opens_without_its_sparse_attention(base, tmp_path):

@@ -154,11 +154,8 @@ class WindowJob:
         return np.asarray(self.colours(clean[:, :, middle : middle + 1])[0])
 
     def generator(self) -> torch.Generator:
-        """All of this window's chance, on the CPU: the seed itself for the first window."""
-        seed = self.request.settings.seed
-        if self.number:
-            seed = int(np.random.SeedSequence((seed, self.number)).generate_state(1)[0])
-        return torch.Generator("cpu").manual_seed(seed)
+        """All of this window's chance, on the CPU."""
+        return sampling.window_generator(self.request.settings.seed, self.number)
 
 
 class DiffusionEngine(ABC):

@@ -65,11 +65,6 @@ class Fitted:
         left, top = ((of - part) // 2 for of, part in zip(size, content, strict=True))
         return cls(footage, content, size, left, top, _notes(footage, content, size, take or footage))
 
-    @property
-    def identity(self) -> bool:
-        """Whether the footage already has the model's size: nothing is resampled or padded."""
-        return self.footage == self.content == self.size
-
     def bring(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """A picture (H, W, 3) or mask (H, W), uint8, of any size, at the model's size: resized, then padded."""
         picture = _resized(picture, self.content)

@@ -40,7 +40,8 @@ class Reprojection:
         settings, footage = request.settings, request.footage.footage
         self.start, self.stop = settings.frame_range(request.solve)
         self.size = size or settings.size or (footage.width, footage.height)
-        own = replace(settings, engine="preview", size=self.size, options={"fill": fill})
+        # The footage's own size is not asked for: footage may be larger than takes that are asked for.
+        own = replace(settings, engine="preview", size=size or settings.size, options={"fill": fill})
         self._request = replace(request, settings=own)
         self._made: Moved | None = None
         self._notes: tuple[str, ...] = ()
@@ -61,10 +62,6 @@ class Reprojection:
     def notes(self) -> tuple[str, ...]:
         """What the preview had to decide, in words for the artist; nothing before the first frame."""
         return self._notes
-
-    def close(self) -> None:
-        """Let go of the pictures; asking for a frame renders them again."""
-        self._made = None
 
     def _rendered(self, report: Report) -> Moved:
         count, (width, height) = self.stop - self.start, self.size

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from diffusers.schedulers.scheduling_flow_match_lcm import FlowMatchLCMScheduler
@@ -99,6 +100,13 @@ def _few_step_levels(schedule: Schedule) -> list[float]:
     return levels.tolist()
 
 
+def window_generator(seed: int, number: int) -> torch.Generator:
+    """All the chance of a take's window `number`, on the CPU: the seed itself for the first window."""
+    if number:
+        seed = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+    return torch.Generator("cpu").manual_seed(seed)
+
+
 @dataclass(frozen=True)
 class Step:
     """What is known after a step: index of total, and the model's estimate of the clean latents (1, C, f, H, W)."""
@@ -181,6 +189,9 @@ def sample(
         velocity = predicted[0]
         if guided:
             velocity = predicted[1] + guidance * (predicted[0] - predicted[1])
+        if not isinstance(scheduler, UniPCMultistepScheduler):
+            # The others hand latents back in the velocity's type: in bfloat16 every step would round them.
+            velocity = velocity.to(latents)
         clean = latents - sigma.to(latents) * velocity
         fresh = {"generator": generator} if isinstance(scheduler, FlowMatchLCMScheduler) else {}
         (latents,) = scheduler.step(velocity, timestep, latents, return_dict=False, **fresh)

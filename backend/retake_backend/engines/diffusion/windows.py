@@ -33,11 +33,6 @@ class Window:
     def length(self) -> int:
         return self.stop - self.start
 
-    @property
-    def pinned(self) -> int:
-        """Latent frames of the overlap: those that denoising keeps."""
-        return latent_count(self.overlap) if self.overlap else 0
-
     def frames(self, length: int) -> NDArray[np.int64]:
         """The footage frame (self.length,) to show at each place; beyond a shot of `length` its last frame is held."""
         held: NDArray[np.int64] = np.minimum(np.arange(self.start, self.stop, dtype=np.int64), length - 1)

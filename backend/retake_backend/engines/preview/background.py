@@ -126,9 +126,9 @@ class Background:
             object_hole = cv2.remap(cut.astype(np.uint8), x_smooth - 0.5, y_smooth - 0.5, cv2.INTER_NEAREST) > 0
             torn_open = np.where(valid | object_hole, behind, _far_side(depth, valid, behind))
             depth = np.where(valid, depth, torn_open)
-        rgb = np.asarray(
-            cv2.remap(self.picture(s), x - 0.5, y - 0.5, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
-        )
+        # OpenCV never ends mirroring a picture that is one pixel wide or high.
+        border = cv2.BORDER_REFLECT_101 if min(self.width, self.height) > 1 else cv2.BORDER_REPLICATE
+        rgb = np.asarray(cv2.remap(self.picture(s), x - 0.5, y - 0.5, cv2.INTER_CUBIC, borderMode=border))
         inside = (x >= 0.5) & (y >= 0.5) & (x <= self.width - 0.5) & (y <= self.height - 0.5)
         hidden = cv2.remap(cut.astype(np.uint8), x - 0.5, y - 0.5, cv2.INTER_NEAREST, borderValue=0) > 0
         return rgb.astype(np.uint8, copy=False), ~(valid & inside) | hidden, depth, torn_open

@@ -133,7 +133,8 @@ class _Scene:
             )
         depths = self.surfaces.depth[self.surfaces.visible]
         static = is_static(self.source, float(np.quantile(depths, 0.02)) if len(depths) else 1.0)
-        self.mattes.learn(chosen_frames(0, frames, 16), static, self._ticker("learning the objects", 49))
+        chosen = chosen_frames(0, frames, 16)
+        self.mattes.learn(chosen, static, self._ticker("learning the objects", 1 + 2 * len(chosen)))
         self.background.prepare(frames, static, self._ticker)
 
     def _ticker(self, name: str, total: int) -> Callable[[], None]:

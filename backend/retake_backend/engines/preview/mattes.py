@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from retake_shared.shot import BACKGROUND, Solve
-from scipy.spatial import ConvexHull, cKDTree
+from scipy.spatial import ConvexHull, QhullError, cKDTree
 
 from .grids import Grid, Map, blur
 from .surfaces import Surfaces
@@ -148,7 +148,7 @@ class Mattes:
         # No point of it is farther from any other than it is large; the few farthest tracks may be strays.
         own = own[np.linalg.norm(own - np.median(own, 0), axis=1) <= reach]
         farthest = np.zeros_like(x)
-        for u, v in own[ConvexHull(own).vertices] if len(own) > 8 else own:
+        for u, v in _outermost(own):
             np.maximum(farthest, np.hypot(x - np.float32(u), y - np.float32(v)), out=farthest)
         return farthest / np.float32(reach) - 1
 
@@ -225,6 +225,16 @@ class Mattes:
             if (matte > 0.5).any():
                 out[number] = (matte * 255).astype(np.uint8)
         return out
+
+
+def _outermost(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of points (N, 2) those (M, 2) that may be the farthest from some place: their hull's corners, or all of few."""
+    if len(points) <= 8:
+        return points
+    try:
+        return np.asarray(points[ConvexHull(points).vertices])
+    except QhullError:  # they lie on one line, as a rope's tracks may
+        return points
 
 
 def _trim(share: Map, index: int, span: float) -> None:

@@ -26,10 +26,6 @@ class Motion:
     grid: Grid | None = None
     rest: Map | None = None
 
-    @property
-    def is_identity(self) -> bool:
-        return self.rest is None and bool(np.abs(self.matrix - np.eye(4)).max() < 1e-9)
-
 
 STILL = Motion(np.eye(4))
 
