@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from retake_backend.engines.base import Progress, RenderRequest
 from retake_backend.engines.preview import PreviewEngine
+from retake_backend.engines.preview.grids import Grid
 from retake_backend.evaluation.picture import psnr, ssim
 from retake_backend.evaluation.sets import own
 from retake_backend.footage import FootageReader
@@ -445,6 +446,19 @@ def test_odd_portrait_tiny_and_single_frames(size: tuple[int, int], frames: int)
         for frame in scenes.render(footage, solve, edit):
             assert frame.rgb.shape == (size[1], size[0], 3)
             assert frame.holes.shape == (size[1], size[0])
+
+
+@pytest.mark.parametrize("size", [(2048, 858), (1998, 1080), (3840, 1606), (4096, 2160), (672, 384)])
+def test_a_picture_brought_to_a_grid_and_back_stays_where_it_was(size: tuple[int, int]) -> None:
+    """Or objects without masks are cut out beside where they are: by ten pixels at the bottom of a 4K picture."""
+    width, height = size
+    grid = Grid.over(width, height, max(size) / 336)
+    ramp = np.arange(height, dtype=np.float32)[:, None] + np.zeros(width, np.float32)
+    across = np.zeros((height, 1), np.float32) + np.arange(width, dtype=np.float32)
+    for picture in (ramp, across):
+        again = grid.to_picture(grid.from_picture(picture), width, height)
+        inner = slice(int(grid.step) + 1, -2 * int(grid.step) - 1)
+        assert np.abs(again - picture)[inner, inner].max() < 0.6
 
 
 def test_tracks_behind_the_camera_do_no_harm(walk: tuple) -> None:

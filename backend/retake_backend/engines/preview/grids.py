@@ -49,6 +49,15 @@ class Grid:
         column, row = self.index(x, y)
         return remap_points(field, column, row)
 
+    def from_picture(self, picture: NDArray[Value]) -> NDArray[Value]:
+        """A picture (height, width[, C]) that this grid covers without margin, averaged over every cell: (rows,
+        columns[, C]). The last cells may reach beyond its edges, which are held."""
+        height, width = picture.shape[:2]
+        below, right = round(self.rows * self.step) - height, round(self.columns * self.step) - width
+        if below or right:
+            picture = cv2.copyMakeBorder(picture, 0, below, 0, right, cv2.BORDER_REPLICATE)  # type: ignore[assignment]
+        return cv2.resize(picture, (self.columns, self.rows), interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
+
     def to_picture(self, field: Map, width: int, height: int, interpolation: int = cv2.INTER_LINEAR) -> Map:
         """A field (rows, columns[, C]) at every pixel centre of the picture, (height, width[, C])."""
         if self.step == 1 and (self.columns, self.rows) == (width, height):

@@ -97,8 +97,7 @@ class Mattes:
                 self._learn_behind(shares, pictures)
 
     def _small(self, frame: int) -> Picture:
-        size = (self.grid.columns, self.grid.rows)
-        return cv2.resize(self.picture(frame), size, interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
+        return self.grid.from_picture(self.picture(frame))
 
     def _count(self, frame: int, grid: Grid) -> Map:
         """Trust-weighted number of visible tracks of every label in every cell: (rows, columns, 1 + objects)."""
