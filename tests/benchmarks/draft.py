@@ -1,4 +1,4 @@
-"""What tracks are worth to the draft model: what ships, beside the same model trained as long without any track.
+"""What tracks are worth to the draft model: what ships, beside the same model trained at least as long without any track.
 
     retake train draft                                              # the model, from its data; and the same again with
     retake train draft-without-tracks.toml                          # another `out`, and tracks = false under [model]
