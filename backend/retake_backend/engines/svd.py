@@ -23,7 +23,6 @@ from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteSchedule
 from numpy.typing import NDArray
 from PIL import Image
 from retake_shared.errors import BadFile
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
 
@@ -31,6 +30,7 @@ from ..conditioning.trajectory_attention import TrajectoryAttention
 from ..conditioning.trajectory_uses import offset
 from ..models import memory, parts
 from ..models.codec import VideoCodec
+from ..models.loading import PULL_AGAIN, pretrained
 from ..models.memory import Profile
 from .base import Progress, RenderedFrame, RenderRequest, Report
 from .diffusion.engine import DiffusionEngine, Loading, Model, Picture, WindowJob
@@ -113,7 +113,7 @@ class SvdTrajectories(DiffusionEngine):
                 str(base / "feature_extractor"), local_files_only=True, trust_remote_code=False
             )
         except (OSError, TypeError, ValueError, RecursionError) as error:
-            raise BadFile(f"lacks a scheduler or a feature extractor ({error}).", str(base), _PULL) from error
+            raise BadFile(f"lacks a scheduler or a feature extractor ({error}).", str(base), PULL_AGAIN) from error
         memory.place(unet, profile, "denoiser")
         memory.place(branches, profile, "conditioner")
         if profile.tile:
@@ -309,9 +309,6 @@ class SvdCodec(VideoCodec):
             memory.put_aside(self.vae, self.profile)
 
 
-_PULL = "Pull the model again."
-
-
 def _precise(profile: Profile) -> Profile:
     """float16 on CUDA, as these weights are published; else float32. The pipeline keeps its latents in this type, and
     on CPUs convolutions in bfloat16 are the slower ones (measured)."""
@@ -322,22 +319,8 @@ def _precise(profile: Profile) -> Profile:
 
 def _part(base: Path, folder: str, kind: Any, dtype: torch.dtype) -> Any:
     """One model of the pipeline, safetensors only. Raises BadFile naming the first key that does not fit."""
-    try:
-        model, found = kind.from_pretrained(
-            str(base),
-            subfolder=folder,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        if memory.in_words(error) is not None:  # too little memory is no damage
-            raise
-        raise BadFile(f"is no {kind.__name__} in safetensors ({error}).", str(base / folder), _PULL) from error
     # Buffers that older transformers saved are unknown to newer ones: only diffusers' models are held to it.
-    for what in ("missing_keys", "unexpected_keys") if issubclass(kind, ModelMixin) else ("missing_keys",):
-        if found[what]:
-            keys = sorted(found[what])
-            raise BadFile(f'{what.split("_")[0]} weight "{keys[0]}" ({len(keys)} in all).', str(base / folder), _PULL)
+    model = pretrained(
+        kind, base, kind.__name__, base / folder, others=not issubclass(kind, ModelMixin), subfolder=folder, dtype=dtype
+    )
     return model.eval().requires_grad_(False)

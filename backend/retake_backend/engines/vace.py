@@ -16,12 +16,11 @@ import torch
 from diffusers.models.transformers.transformer_wan_vace import WanVACETransformer3DModel
 from diffusers.pipelines.wan.pipeline_wan_vace import WanVACEPipeline
 from numpy.typing import NDArray
-from retake_shared.errors import BadFile
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ..models import memory
 from ..models.codec import VideoCodec
+from ..models.loading import pretrained
 from .base import Progress, RenderedFrame, RenderRequest, Report
 from .diffusion.engine import DiffusionEngine, Loading, Model, WindowJob
 from .diffusion.framing import Fitted
@@ -58,25 +57,9 @@ class VaceEngine(DiffusionEngine):
     def load(self, wanted: Loading) -> Model:
         (place,) = wanted.places
         wanted.report(Progress("loading the model", 0, 2))
-        try:
-            transformer, found = WanVACETransformer3DModel.from_pretrained(
-                str(place / "transformer"),
-                dtype=wanted.profile.dtype,
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-        except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-            if memory.in_words(error) is not None:  # too little memory is no damage
-                raise
-            raise BadFile(
-                f"is no VACE transformer in safetensors ({error}).", str(place), "Pull the model again."
-            ) from error
-        for kind in ("missing_keys", "unexpected_keys"):
-            if found[kind]:
-                keys = sorted(found[kind])
-                what = f'{kind.split("_")[0]} weight "{keys[0]}" ({len(keys)} in all).'
-                raise BadFile(what, str(place), "Pull the model again.")
+        transformer = pretrained(
+            WanVACETransformer3DModel, place / "transformer", "VACE transformer", place, dtype=wanted.profile.dtype
+        )
         wanted.report(Progress("loading the model", 1, 2))
         codec = VideoCodec.load(place, wanted.profile)
         memory.place(transformer, wanted.profile, "denoiser")

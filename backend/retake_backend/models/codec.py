@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, unpatchify
 from numpy.typing import NDArray
-from retake_shared.errors import BadFile, BadShot
-from safetensors import SafetensorError
+from retake_shared.errors import BadShot
 from torch import Tensor, nn
 
 from ..engines.base import Progress, Report
 from . import memory
+from .loading import pretrained
 from .memory import Profile
 
 
@@ -46,25 +46,7 @@ class VideoCodec:
     @classmethod
     def load(cls, place: Path, profile: Profile) -> VideoCodec:
         """From `<place>/vae`. Raises BadFile when it is damaged or no such VAE."""
-        try:
-            vae, found = AutoencoderKLWan.from_pretrained(
-                str(place),
-                subfolder="vae",
-                dtype=profile.vae_dtype,
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-        except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-            if memory.in_words(error) is not None:  # too little memory is no damage
-                raise
-            what = f"is no Wan VAE in safetensors ({error})."
-            raise BadFile(what, str(place / "vae"), "Pull the model again.") from error
-        for kind in ("missing_keys", "unexpected_keys"):
-            if found[kind]:
-                keys = sorted(found[kind])
-                what = f'{kind.split("_")[0]} weight "{keys[0]}" ({len(keys)} in all).'
-                raise BadFile(what, str(place / "vae"), "Pull the model again.")
+        vae = pretrained(AutoencoderKLWan, place, "Wan VAE", place / "vae", subfolder="vae", dtype=profile.vae_dtype)
         return cls(vae.eval().requires_grad_(False), profile)
 
     def encode(self, frames: NDArray[np.uint8], report: Report | None = None, stage: str = "encoding") -> Tensor:

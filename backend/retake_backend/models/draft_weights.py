@@ -5,15 +5,13 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from retake_shared.errors import BadFile
-from safetensors import SafetensorError
 
 from ..weights.shipped import WEIGHTS
-from . import memory
 from .draft import DraftTransformer
+from .loading import pretrained
 from .parts import replaced
 from .refiner import Refiner
 
@@ -43,20 +41,7 @@ def load_draft(folder: Path, dtype: torch.dtype = torch.float32) -> DraftModel:
         ) from error
     if name not in _CLASSES:
         raise BadFile(f'is of the kind "{name}".', str(folder), f"The draft engine takes {' and '.join(_CLASSES)}.")
-    try:
-        kind: Any = _CLASSES[name]
-        model, found = kind.from_pretrained(
-            str(folder), dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
-    except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        if memory.in_words(error) is not None:  # too little memory is no damage
-            raise
-        raise BadFile(f"is no {name} in safetensors ({error}).", str(folder), _AGAIN) from error
-    for what in ("missing_keys", "unexpected_keys"):
-        if found[what]:
-            keys = sorted(found[what])
-            raise BadFile(f'{what.split("_")[0]} weight "{keys[0]}" ({len(keys)} in all).', str(folder), _AGAIN)
-    return model  # type: ignore[no-any-return]
+    return pretrained(_CLASSES[name], folder, name, folder, _AGAIN, dtype=dtype)  # type: ignore[no-any-return]
 
 
 def _card(name: str, parameters: int, about: str) -> str:

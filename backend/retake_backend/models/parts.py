@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,7 +30,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..conditioning.trajectory_attention import TrajectoryAttention
-from . import memory
+from ..folders import put_in_place
+from .loading import pretrained
 from .wan import LoraSettings, RetakeWanTransformer, RopePositions, add_lora
 
 CONDITIONER_WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -89,28 +89,16 @@ def load_base(
     """
     inside = Path(source) / "transformer"
     subfolder = "transformer" if inside.is_dir() or not Path(source).exists() else None
-    try:
-        transformer, report = RetakeWanTransformer.from_pretrained(
-            str(source),
-            subfolder=subfolder,
-            rope_positions=rope_positions,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=local_files_only,
-            output_loading_info=True,
-        )
-    except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        if memory.in_words(error) is not None:  # too little memory is no damage
-            raise
-        raise BadFile(
-            f"is no Wan transformer in safetensors ({error}).", str(source), "Pull the model again."
-        ) from error
-    for kind in ("missing_keys", "unexpected_keys"):
-        if report[kind]:
-            keys = sorted(report[kind])
-            what = f'{kind.split("_")[0]} weight "{keys[0]}" ({len(keys)} in all).'
-            raise BadFile(what, str(source), "Pull the model again.")
-    return transformer  # type: ignore[no-any-return]
+    return pretrained(  # type: ignore[no-any-return]
+        RetakeWanTransformer,
+        source,
+        "Wan transformer",
+        source,
+        subfolder=subfolder,
+        rope_positions=rope_positions,
+        dtype=dtype,
+        local_files_only=local_files_only,
+    )
 
 
 def rope_positions(folder: Path) -> RopePositions:
@@ -241,14 +229,10 @@ def _describe(folder: Path, kind: str, licence: str, base: dict[str, Any], confi
 def replaced(folder: Path) -> Iterator[Path]:
     """A fresh folder to write into, which takes the place of `folder` once all of it is written."""
     beside, before = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
-    for leftover in (beside, before):
-        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     yield beside
-    if folder.exists():
-        os.replace(folder, before)
-    os.replace(beside, folder)
-    shutil.rmtree(before, ignore_errors=True)
+    put_in_place(beside, folder, before)
 
 
 def _open_part(folder: Path, kind: str, here: Base, other_weights: bool) -> dict[str, Any] | None:

@@ -22,6 +22,7 @@ from typing import Any, Literal
 from retake_shared import connection
 from retake_shared.errors import BadFile, RetakeError
 
+from .. import folders
 from . import shipped
 from .catalogue import CATALOGUE, Model, find, size_in_words
 from .contents import sha256_of
@@ -168,7 +169,7 @@ class WeightStore:
                 # Renamed first: should this be interrupted, half a model does not stand under its name.
                 doomed = self.folder / INCOMING / f"{name}.removed"
                 doomed.parent.mkdir(exist_ok=True)
-                _clear(doomed)
+                folders.clear(doomed)
                 os.replace(folder, doomed)
                 shutil.rmtree(doomed)
         return freed
@@ -277,26 +278,7 @@ def further(report: Report, done: int, total: int, stage: str) -> Callable[[int]
 def put_in_place(store: WeightStore, name: str, whole: Path) -> None:
     """Give a whole model in `.incoming`, its manifest written, its place; another there is replaced, and stays when
     that fails."""
-    place = store.folder / name
-    before = store.folder / INCOMING / f"{name}.removed"
-    _clear(before)
-    there = os.path.lexists(place)
-    try:
-        if there:
-            os.replace(place, before)
-        os.replace(whole, place)
-    except BaseException:
-        if there and not os.path.lexists(place):
-            os.replace(before, place)
-        raise
-    _clear(before)
-
-
-def _clear(folder: Path) -> None:
-    """Delete a folder, or the link in its place: what that points to is the user's own."""
-    if folder.is_symlink():
-        folder.unlink()
-    shutil.rmtree(folder, ignore_errors=True)
+    folders.put_in_place(whole, store.folder / name, store.folder / INCOMING / f"{name}.removed")
 
 
 def missing_weights(entries: Iterable[Entry]) -> MissingWeights:

@@ -1,14 +1,16 @@
 """Trained parts: what is saved apart from the base comes back, and what does not belong is refused by name."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from diffusers import UNetSpatioTemporalConditionModel, WanPipeline, WanTransformer3DModel
 from retake_backend.conditioning.trajectory_attention import TrajectoryAttention
 from retake_backend.models.memory import OutOfMemory, gpu_errors_in_words
-from retake_backend.models.parts import load_base, load_branches, load_parts, save_branches, save_parts
+from retake_backend.models.parts import load_base, load_branches, load_parts, replaced, save_branches, save_parts
 from retake_backend.models.wan import LoraSettings, RetakeWanTransformer, add_lora
 from retake_shared.errors import BadFile
 from safetensors.torch import load_file, save_file
@@ -298,3 +300,25 @@ def test_a_lora_alone_is_no_branches(base, trained):
     shutil.rmtree(folder / "conditioner")
     with pytest.raises(BadFile, match="holds no trajectory branches"):
         load_branches(folder, load_base(base))
+
+
+def test_what_was_saved_before_stays_when_its_place_cannot_be_taken(tmp_path, monkeypatch):
+    """Or a full disk or a virus scanner would take both: the weights of before and those of now."""
+    folder, rename = tmp_path / "conditioner", os.replace
+    with replaced(folder) as beside:
+        (beside / "weights").write_text("before")
+
+    def in_use(source, target):
+        if Path(source).name == "conditioner.part":
+            raise PermissionError(13, "Access is denied")
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", in_use)
+        with pytest.raises(PermissionError), replaced(folder) as beside:
+            (beside / "weights").write_text("now")
+    assert (folder / "weights").read_text() == "before"
+    with replaced(folder) as beside:
+        (beside / "weights").write_text("now")
+    assert (folder / "weights").read_text() == "now"
+    assert [path.name for path in tmp_path.iterdir()] == ["conditioner"]

@@ -216,12 +216,16 @@ def test_removing_asks_and_says_what_is_free_again(
     assert "is not here" in retake("remove", VACE, "--yes").out
 
 
-def test_removing_a_model_that_is_elsewhere_leaves_it_there(
-    store: WeightStore, installed: Path, tmp_path: Path
-) -> None:
-    elsewhere = tmp_path / "elsewhere"
-    os.replace(installed, elsewhere)
-    installed.symlink_to(elsewhere)
+@pytest.fixture
+def elsewhere(installed: Path, tmp_path: Path) -> Path:
+    """Where the installed model really lies: its place in the store is a link."""
+    place = tmp_path / "elsewhere"
+    os.replace(installed, place)
+    installed.symlink_to(place)
+    return place
+
+
+def test_removing_a_model_that_is_elsewhere_leaves_it_there(store: WeightStore, elsewhere: Path) -> None:
     assert store.entry(VACE).state == "installed"
     store.remove(VACE)
     assert store.entry(VACE).state == "missing"
@@ -229,11 +233,8 @@ def test_removing_a_model_that_is_elsewhere_leaves_it_there(
 
 
 def test_a_model_that_is_elsewhere_is_replaced_again_and_again(
-    store: WeightStore, installed: Path, tmp_path: Path
+    store: WeightStore, installed: Path, elsewhere: Path
 ) -> None:
-    elsewhere = tmp_path / "elsewhere"
-    os.replace(installed, elsewhere)
-    installed.symlink_to(elsewhere)
     for _ in range(2):
         whole = write_folder({"model_index.json": b"new"}, store.folder / ".incoming" / VACE)
         put_in_place(store, VACE, whole)
