@@ -32,12 +32,12 @@ from retake_shared.protocol import Refused
 from ..environment import NO_TELEMETRY
 from ..weights.catalogue import CATALOGUE
 from ..weights.store import INCOMING, MANIFEST, Entry, WeightStore
+from .child import Child
 from .inbox import Inbox
 
 _LOOK_SECONDS = 2.0
 _STOP_SECONDS = 10.0
 _PROGRESS_SECONDS = 0.25
-_LONGEST_LINE = 64 * 1024
 _SURVEY = 0
 
 
@@ -267,30 +267,22 @@ class _Survey(threading.Thread):
         return dates
 
 
-class _Task:
-    """One task's process and the two threads that read what it prints."""
+class _Task(Child):
+    """One task's process."""
+
+    longest_line = 64 * 1024
 
     def __init__(self, number: int, order: _Order, folder: Path, inbox: Inbox) -> None:
-        self.number, self.order = number, order
+        self.order = order
         self.done = self.total = 0
         self.stage = ""
         self._told = 0.0
         self._last: dict[str, Any] = {}
         self._kill_at: float | None = None
-        self._errors: collections.deque[str] = collections.deque(maxlen=12)
-        self._process = subprocess.Popen(
-            task_command(order.kind, order.model),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "RETAKE_MODELS": str(folder), **NO_TELEMETRY},
+        environment = {**os.environ, "RETAKE_MODELS": str(folder), **NO_TELEMETRY}
+        super().__init__(
+            number, f"{order.kind} {order.model}", task_command(order.kind, order.model), environment, inbox
         )
-        self._readers = [
-            threading.Thread(target=self._read_lines, args=(inbox,), daemon=True),
-            threading.Thread(target=self._read_errors, daemon=True),
-        ]
-        for reader in self._readers:
-            reader.start()
 
     def take(self, line: bytes) -> bool:
         """Take in a line; whether it is to be told now."""
@@ -317,51 +309,31 @@ class _Task:
         """Ask it to end soon."""
         if self._kill_at is None:
             self._kill_at = time.monotonic() + _STOP_SECONDS
-            assert self._process.stdin is not None
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
+            self.close_stdin()
 
     def insist(self) -> None:
         """Kill it when it was asked to stop and has not in time."""
         if self._kill_at is not None and time.monotonic() > self._kill_at:
             with contextlib.suppress(OSError):
-                self._process.kill()
+                self.process.kill()
 
     def end(self) -> dict[str, str] | None:
         """Wait for its end, at most a moment; {what, where, remedy} if it failed."""
         stopped = self.stopping
         self.ask_to_stop()
         try:
-            self._process.wait(3)
+            self.process.wait(3)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in the system, such as on a network disk
-                self._process.wait(3)
-        code = self._process.returncode
-        self._readers[1].join(0.5)
+            self.kill(3)
+        self.hear_out()
         kind = self._last.get("kind")
         if kind == "failed":
             return {key: str(self._last.get(key, ""))[:2000] for key in ("what", "where", "remedy")}
         if kind in ("done", "stopped") or stopped:
             return None
-        words = "\n".join(self._errors) or "It said nothing."
-        what = f"The {self.order.kind} ended too soon (exit code {code}). Its last words:\n{words}"
+        words = "\n".join(self.errors) or "It said nothing."
+        what = f"The {self.order.kind} ended too soon (exit code {self.process.returncode}). Its last words:\n{words}"
         return {"what": what[:2000], "where": self.order.model, "remedy": "Try again, or send us the backend's log."}
-
-    def _read_lines(self, inbox: Inbox) -> None:
-        assert self._process.stdout is not None
-        with self._process.stdout as lines:
-            while line := lines.readline(_LONGEST_LINE):
-                inbox.put((self.number, line))
-        inbox.put((self.number, b""))
-
-    def _read_errors(self) -> None:
-        assert self._process.stderr is not None
-        with self._process.stderr as lines:
-            while line := lines.readline(4096):
-                said = line.decode(errors="replace").rstrip()
-                self._errors.append(said[:500])
-                print(f"{self.order.kind} {self.order.model}: {said}", file=sys.stderr, flush=True)
 
 
 def task_command(kind: str, model: str) -> Sequence[str]:

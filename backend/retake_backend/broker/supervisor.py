@@ -29,7 +29,6 @@ import os
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,12 +38,12 @@ from typing import Any
 from retake_shared.protocol import PICTURE_BYTES, Refused
 
 from .. import environment
+from .child import Child
 from .inbox import Inbox
 from .store import Assignment, JobStore
 
 ATTEMPTS = 3
 _STARTUP_SECONDS = 180.0
-_LONGEST_LINE = 1024 * 1024
 _RETRY_SECONDS = 1.0
 _FREE_SECONDS = 30.0
 _END_SECONDS = 5.0
@@ -67,11 +66,12 @@ class Patience:
     cancel_seconds: float = 5.0
 
 
-class _Worker:
-    """One worker process and the two threads that read what it prints."""
+class _Worker(Child):
+    """One worker process."""
+
+    longest_line = 1024 * 1024
 
     def __init__(self, number: int, command: Sequence[str], environment: Mapping[str, str], inbox: Inbox) -> None:
-        self.number = number
         self.ready = False
         self.assignment: Assignment | None = None
         # When it last said anything, was last at work, and last got on.
@@ -79,16 +79,7 @@ class _Worker:
         self.steps: collections.deque[float] = collections.deque(maxlen=50)
         self.cancel_deadline: float | None = None
         self.free_deadline: float | None = None
-        self.errors: collections.deque[str] = collections.deque(maxlen=12)
-        self.process = subprocess.Popen(
-            list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(environment)
-        )
-        self._readers = [
-            threading.Thread(target=self._read_lines, args=(inbox,), daemon=True),
-            threading.Thread(target=self._read_errors, daemon=True),
-        ]
-        for reader in self._readers:
-            reader.start()
+        super().__init__(number, f"worker {number}", command, environment, inbox)
 
     def tell(self, line: dict[str, Any]) -> None:
         """Send one line; a worker that is gone is found out by its end of output."""
@@ -107,38 +98,16 @@ class _Worker:
             code = self.process.wait(1)
         except subprocess.TimeoutExpired:
             return False
-        self._readers[1].join(0.5)
+        self.hear_out()
         last = self.errors[-1] if self.errors else ""
         return code == _KILLED or any(words in last for words in _OUT_OF_MEMORY)
 
     def end(self) -> str:
         """Kill it if it lives, and return its last words."""
-        with contextlib.suppress(OSError):
-            self.process.kill()
-        # One that is stuck in the system (a driver, a network disk) ends when that lets go: nobody waits for it.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(_END_SECONDS)
-        code = self.process.returncode
-        self._readers[1].join(0.5)
-        assert self.process.stdin is not None
-        with contextlib.suppress(OSError):
-            self.process.stdin.close()
-        return "\n".join(self.errors) or f"it said nothing (exit code {code})"
-
-    def _read_lines(self, inbox: Inbox) -> None:
-        assert self.process.stdout is not None
-        with self.process.stdout as lines:
-            while line := lines.readline(_LONGEST_LINE):
-                inbox.put((self.number, line))
-        inbox.put((self.number, b""))
-
-    def _read_errors(self) -> None:
-        assert self.process.stderr is not None
-        with self.process.stderr as lines:
-            while line := lines.readline(4096):
-                said = line.decode(errors="replace").rstrip()
-                self.errors.append(said[:500])
-                print(f"worker {self.number}: {said}", file=sys.stderr, flush=True)
+        self.kill(_END_SECONDS)
+        self.hear_out()
+        self.close_stdin()
+        return "\n".join(self.errors) or f"it said nothing (exit code {self.process.returncode})"
 
 
 class Supervisor:
