@@ -15,7 +15,7 @@ from typing import Literal, cast
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object, reduce
+from accelerate.utils import gather, pad_across_processes, reduce
 from retake_shared.errors import RetakeError
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -57,7 +57,10 @@ class Processes:
         """Those of all processes, each once; all hear the same, in one order."""
         if self.count == 1:
             return list(own)
-        return list(dict.fromkeys(gather_object(list(own))))
+        # As bytes in a tensor: objects would travel pickled.
+        words = torch.tensor(list("\n".join(own).encode()), dtype=torch.uint8, device=self.device)
+        rows = gather(pad_across_processes(words[None], dim=1)).tolist()
+        return list(dict.fromkeys(name for row in rows for name in bytes(row).rstrip(b"\0").decode().split("\n")))
 
     def wait(self) -> None:
         """For all processes to come here."""
