@@ -31,6 +31,19 @@ _OCTET = 8
 """DROID-SLAM saves its intrinsics at an eighth of its picture; ATI saves coordinates times eight."""
 
 
+def spare(out: Path, *inputs: tuple[Path | None, str]) -> None:
+    """Raise RetakeError where `out` is one of the inputs, each with what to say of it then."""
+    for given, what in inputs:
+        if given is not None and out.exists() and given.exists() and out.samefile(given):
+            raise RetakeError(what, str(out), "Choose another --out.")
+
+
+def check_step(step: int | None, footage: Path | None) -> None:
+    """Raise RetakeError for a step that nothing would take."""
+    if step is not None and footage is None:
+        raise RetakeError("says nothing without the footage.", "--step", "Give --footage too.")
+
+
 def convert(
     path: Path,
     out: Path,
@@ -46,11 +59,9 @@ def convert(
     which tells sizes and frames that files lack; the solve is then brought to it (step: see `fitting.bind`).
     Raises RetakeError.
     """
-    for source, what in ((path, "file to be converted"), (other, "file to be converted"), (footage, "footage")):
-        if source is not None and out.exists() and source.exists() and out.samefile(source):
-            raise RetakeError(f"is the {what}.", str(out), "Choose another --out.")
-    if step is not None and footage is None:
-        raise RetakeError("says nothing without the footage.", "--step", "Give --footage too.")
+    converted = "is the file to be converted."
+    spare(out, (path, converted), (other, converted), (footage, "is the footage."))
+    check_step(step, footage)
     known: Footage | None = None
     if footage is not None:
         from .footage import FootageReader  # needs the video libraries, which nothing else here does

@@ -63,13 +63,10 @@ def export(path: Path, kind: str, out: Path, asked: Asked, check: Callable[[], N
 
     check is called between frames and may raise, to stop. Raises RetakeError.
     """
-    if out.exists() and path.exists() and out.samefile(path):
-        raise RetakeError("is what is to be exported.", str(out), "Choose another --out.")
-    for given, what in ((asked.solve, "the solve"), (asked.footage, "the footage")):
-        if given is not None and given.is_file() and out.exists() and out.samefile(given):
-            raise RetakeError(f"is {what}.", str(out), "Choose another --out.")
-    if asked.step is not None and asked.footage is None:
-        raise RetakeError("says nothing without the footage.", "--step", "Give --footage too.")
+    beside = ((asked.solve, "is the solve."), (asked.footage, "is the footage."))
+    files = [(given, what) for given, what in beside if given is not None and given.is_file()]  # folders may take more
+    convert.spare(out, (path, "is what is to be exported."), *files)
+    convert.check_step(asked.step, asked.footage)
     reader = None if asked.footage is None else FootageReader(asked.footage)
     try:
         source = _open(path, asked, reader)

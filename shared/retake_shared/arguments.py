@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .errors import RetakeError
+
 if TYPE_CHECKING:  # `--help` needs no numpy
     from .formats import Hints
 
@@ -78,6 +80,12 @@ def option(text: str) -> tuple[str, Any]:
     except ValueError:
         return name, value
     return name, parsed if isinstance(parsed, int | float | bool) else value
+
+
+def at_least(least: int, name: str, value: int) -> None:
+    """Raise RetakeError for a number that is too small. name: of its option, as in --clips."""
+    if value < least:
+        raise RetakeError(f"is {value}.", name, f"Use {least} or more.")
 
 
 def size(text: str) -> tuple[int, int]:

@@ -280,16 +280,17 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     rule = "|---|" + "---|" * len(sets) + "---|"
     for title, rows in (("Track encoder (first stage's data)", ENCODERS), ("Stages (the full encoder)", STAGES)):
         lines += [f"## {title}", "", head, rule]
-        lines.append("| the source, copied | " + _cells(some["copy"]) + " | |")
+        lines.append("| the source, copied | " + cells(some["copy"]) + " | |")
         for name, row in rows.items():
             if name in found:
                 paper = f"{row.paper[0]:.2f} / {row.paper[1]:.2f}" if row.paper else ""
-                lines.append(f"| {row.label} | {_cells(found[name]['sets'])} | {paper} |")
+                lines.append(f"| {row.label} | {cells(found[name]['sets'])} | {paper} |")
         lines.append("")
     return "\n".join(lines)
 
 
-def _cells(sets: Mapping[str, Mapping[str, float]]) -> str:
+def cells(sets: Mapping[str, Mapping[str, float]]) -> str:
+    """A set's PSNR and EPE to a cell, in order."""
     return " | ".join(f"{each['psnr']:.2f} / {each['epe']:.2f} ± {each['epe_error']:.2f}" for each in sets.values())
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from ablations import RESULTS, Test, figures, test_of
+from ablations import RESULTS, Test, cells, figures, test_of
 from numpy.typing import NDArray
 from retake_backend.training import dataset
 from retake_backend.training.batches import Batch
@@ -86,8 +86,7 @@ def table(found: dict[str, dict[str, dict[str, Any]]]) -> str:
         "|---|" + "---|" * len(sets),
     ]
     for label, each in found.items():
-        cells = (f"{it['psnr']:.2f} / {it['epe']:.2f} ± {it['epe_error']:.2f}" for it in each.values())
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+        lines.append(f"| {label} | {cells(each)} |")
     without, draft, copy = found["draft, trained without tracks"], found["draft"], found["the source, copied"]
     lines += [
         "",

@@ -105,9 +105,14 @@ class Focal:
     @classmethod
     def from_fov(cls, degrees: float, size: tuple[int, int]) -> Focal:
         """Of a horizontal field of view."""
-        if not 0 < degrees < 175:
-            raise BadShot(f"is {degrees:g} degrees.", "--fov", "Give the horizontal field of view, as in 60.")
+        check_fov(degrees)
         return cls(float(size[0] / 2 / np.tan(np.radians(degrees) / 2)), f"given: {degrees:g} degrees across")
+
+
+def check_fov(degrees: float) -> None:
+    """Raise BadShot for what is no horizontal field of view."""
+    if not 0 < degrees < 175:
+        raise BadShot(f"is {degrees:g} degrees.", "--fov", "Give the horizontal field of view, as in 60.")
 
 
 def _positive(value: float, where: str, remedy: str) -> None:

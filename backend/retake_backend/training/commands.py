@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from retake_shared import fitting, formats
-from retake_shared.arguments import hints
+from retake_shared.arguments import at_least, hints
 from retake_shared.errors import Cancelled, RetakeError
 
 from ..progress_line import ProgressLine
@@ -72,8 +72,7 @@ def fit(arguments: argparse.Namespace) -> int:
     config = _changed(read_config(arguments.config or f"fit-{arguments.engine}"), arguments.out)
     config = _going_on(config, arguments.start)
     if arguments.steps:
-        if arguments.steps < 0:
-            raise RetakeError(f"is {arguments.steps}.", "--steps", "Use 1 or more.")
+        at_least(1, "--steps", arguments.steps)
         if len(config.stage) != 1:
             raise RetakeError("needs a configuration of one stage.", "--steps", "Change the steps in the file.")
         config = replace(config, stage=(replace(config.stage[0], steps=arguments.steps),))

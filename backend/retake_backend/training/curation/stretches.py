@@ -13,7 +13,7 @@ from retake_shared.errors import BadShot
 from ...engines.base import Progress, Report
 from ...footage import FootageReader
 from ...solve import footing
-from ...solve.stages import LONGER_SIDE
+from ...solve.stages import LONGER_SIDE, check_fov
 from ..framed import scaled_size
 
 SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".webm"})
@@ -48,8 +48,8 @@ class Settings:
             raise BadShot(f"is {self.apart[0]:g}:{self.apart[1]:g} s.", "--apart", "Use seconds such as 1:5.")
         if not self.fps > 0:
             raise BadShot(f"is {self.fps:g}.", "--fps", "Use a rate such as 16.")
-        if self.fov is not None and not 0 < self.fov < 175:  # the solver's bounds: every stretch would fail by them
-            raise BadShot(f"is {self.fov:g} degrees.", "--fov", "Give the horizontal field of view, as in 60.")
+        if self.fov is not None:
+            check_fov(self.fov)  # or every stretch would fail by it
         if self.seed < 0:
             raise BadShot(f"is {self.seed}.", "--seed", "Use 0 or more.")
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from retake_shared.errors import BadFile, RetakeError
+from retake_shared.arguments import at_least
+from retake_shared.errors import BadFile
 
 from ...engines.base import Progress
 from ...progress_line import ProgressLine
@@ -26,10 +27,10 @@ _AT_ONCE = 4
 
 def generate(arguments: argparse.Namespace, check: Callable[[], None]) -> int:
     """Add examples to a data set until it has as many as asked; those that are there stay as they are."""
-    asked = (("--clips", arguments.clips, 1), ("--tracks", arguments.tracks, 0), ("--seed", arguments.seed, 0))
-    for name, value, least in asked:
-        if value < least:
-            raise RetakeError(f"is {value}.", name, f"Use {least} or more.")
+    for name, value, least in (
+        ("--clips", arguments.clips, 1), ("--tracks", arguments.tracks, 0), ("--seed", arguments.seed, 0),
+    ):  # fmt: skip
+        at_least(least, name, value)
     width, height = arguments.size
     scenes = SceneSettings(frames=arguments.frames, width=width, height=height)
     settings = GeneratorSettings(scenes, tracks=arguments.tracks)

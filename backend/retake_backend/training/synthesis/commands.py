@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from retake_shared.arguments import at_least
 from retake_shared.errors import BadFile, BadShot, RetakeError
 
 from ...footage import sha256
@@ -58,8 +59,7 @@ class Asked:
             ("--clips", self.clips, 1), ("--frames", self.frames, 2), ("--seed", self.seed, 0),
             ("--processes", self.processes, 1),
         ):  # fmt: skip
-            if value < least:
-                raise RetakeError(f"is {value}.", name, f"Use {least} or more.")
+            at_least(least, name, value)
         if min(self.size) < 32:
             raise RetakeError(f"is {self.size[0]}x{self.size[1]}.", "--size", "Use 32 px or more on either side.")
 
